@@ -1,0 +1,29 @@
+"""Autoencoders composed of parts: build one from a preset, encode, decode, save, load."""
+
+from chronosae.autoencoders.autoencoder import Autoencoder, Pass
+from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
+from chronosae.autoencoders.presets import PRESETS, build, find_preset, make_spec, read_options
+from chronosae.autoencoders.spec import AuxKTerm, L1Term, Normalisation, ReLU, Spec, TopK
+from chronosae.autoencoders.storage import load, read_safetensors, save
+
+__all__ = [
+    "PRESETS",
+    "Autoencoder",
+    "AuxKTerm",
+    "Codes",
+    "DenseCodes",
+    "L1Term",
+    "Normalisation",
+    "Pass",
+    "ReLU",
+    "SparseCodes",
+    "Spec",
+    "TopK",
+    "build",
+    "find_preset",
+    "load",
+    "make_spec",
+    "read_options",
+    "read_safetensors",
+    "save",
+]

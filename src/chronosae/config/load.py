@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from chronosae.config.errors import UserError
 from chronosae.config.schema import RunConfig
 
-
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -112,8 +111,10 @@ def _explain(model: type[BaseModel], error: Any, location: Sequence[Any], key: s
         legal = sorted(_keys_at(model, location[:-1]))
         close = difflib.get_close_matches(str(location[-1]), legal, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        return f"unknown key {key}{hint} Legal here: {', '.join(legal)}" if hint else (
-            f"unknown key {key}; legal here: {', '.join(legal)}"
+        return (
+            f"unknown key {key}{hint} Legal here: {', '.join(legal)}"
+            if hint
+            else (f"unknown key {key}; legal here: {', '.join(legal)}")
         )
     if error["type"] == "missing":
         return f"{key} is missing"

@@ -1,0 +1,125 @@
+"""`Codes`: the activations of all features on a batch, sparse or dense.
+
+Shapes: `batch pos` are those of the activations encoded; static autoencoders also take flat `[n, d_in]` input, so the
+leading shape is written `*tokens`.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from chronosae.kernels import scatter_dense, sparse_decode
+
+# A dense tensor of codes above this many bytes is almost always a mistake; ask for a slice with `.at` instead.
+DENSE_LIMIT_BYTES = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Base of `SparseCodes` and `DenseCodes`.
+
+    `scale [*tokens]` is set when every token was normalised by its own norm: decoding divides by it.
+    """
+
+    values: Float[Tensor, "*tokens slots"]
+    scale: Float[Tensor, "*tokens"] | None
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features."""
+        raise NotImplementedError
+
+    def dense(self) -> Float[Tensor, "*tokens d_sae"]:
+        """All codes as one tensor.
+
+        Raises:
+            MemoryError: it would take more than `DENSE_LIMIT_BYTES`.
+        """
+        raise NotImplementedError
+
+    def at(self, feature: int) -> Float[Tensor, "*tokens"]:
+        """One feature's activation at every token."""
+        raise NotImplementedError
+
+    def combine(self, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "*tokens d_in"]:
+        """`codes @ W_dec`."""
+        raise NotImplementedError
+
+    def fired(self) -> Int[Tensor, " d_sae"]:
+        """How many tokens each feature fired on."""
+        raise NotImplementedError
+
+    def feature_sum(self) -> Float[Tensor, " d_sae"]:
+        """Each feature's activation summed over tokens."""
+        raise NotImplementedError
+
+    def l0(self) -> Int[Tensor, "*tokens"]:
+        """Features active (value != 0) at each token."""
+        return (self.values != 0).sum(-1)
+
+    def detach(self) -> "Codes":
+        """The same codes, cut from the graph."""
+        return replace(self, values=self.values.detach())
+
+    def _check_size(self) -> None:
+        size = self.values.shape[:-1].numel() * self.d_sae * self.values.element_size()
+        if size > DENSE_LIMIT_BYTES:
+            raise MemoryError(
+                f"dense codes of shape {[*self.values.shape[:-1], self.d_sae]} would take {size / 2**30:.1f} GiB"
+                f" (limit {DENSE_LIMIT_BYTES / 2**30:.0f} GiB); use .at(feature) or encode fewer tokens at a time"
+            )
+
+
+@dataclass(frozen=True)
+class SparseCodes(Codes):
+    """Codes as (index, value) slots: indices ascending, unused slots (0, 0)."""
+
+    indices: Int[Tensor, "*tokens slots"]
+    n_features: int
+
+    @property
+    def d_sae(self) -> int:
+        return self.n_features
+
+    def dense(self) -> Float[Tensor, "*tokens d_sae"]:
+        self._check_size()
+        return scatter_dense(self.indices, self.values, self.n_features)
+
+    def at(self, feature: int) -> Float[Tensor, "*tokens"]:
+        return torch.where(self.indices == feature, self.values, 0).sum(-1)
+
+    def combine(self, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "*tokens d_in"]:
+        return sparse_decode(self.indices, self.values, W_dec)
+
+    def fired(self) -> Int[Tensor, " d_sae"]:
+        return torch.bincount(self.indices[self.values != 0], minlength=self.n_features)
+
+    def feature_sum(self) -> Float[Tensor, " d_sae"]:
+        total = torch.zeros(self.n_features, dtype=self.values.dtype, device=self.values.device)
+        return total.index_add(0, self.indices.flatten(), self.values.flatten())
+
+
+@dataclass(frozen=True)
+class DenseCodes(Codes):
+    """Codes as one value a feature."""
+
+    @property
+    def d_sae(self) -> int:
+        return self.values.shape[-1]
+
+    def dense(self) -> Float[Tensor, "*tokens d_sae"]:
+        return self.values
+
+    def at(self, feature: int) -> Float[Tensor, "*tokens"]:
+        return self.values[..., feature]
+
+    def combine(self, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "*tokens d_in"]:
+        return self.values @ W_dec
+
+    def fired(self) -> Int[Tensor, " d_sae"]:
+        return (self.values != 0).flatten(0, -2).sum(0)
+
+    def feature_sum(self) -> Float[Tensor, " d_sae"]:
+        return self.values.flatten(0, -2).sum(0)

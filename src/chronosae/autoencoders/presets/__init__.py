@@ -1,0 +1,59 @@
+"""The preset table. A new architecture is one file beside this one, and one line below."""
+
+from typing import Any
+
+import torch
+
+from chronosae.autoencoders.autoencoder import Autoencoder
+from chronosae.autoencoders.presets import relu_l1, topk
+from chronosae.autoencoders.presets.base import Options, Preset
+from chronosae.autoencoders.spec import Normalisation, Spec
+from chronosae.config import UserError, validate
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (relu_l1.PRESET, topk.PRESET)}
+
+
+def find_preset(name: Any, where: str) -> Preset:
+    """The preset called `name`; `UserError` that lists the legal ones."""
+    if name not in PRESETS:
+        raise UserError(f"{where}: unknown preset {name!r}; legal: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def read_options(preset: str, options: dict[str, Any], where: str = "build", prefix: str = "") -> Options:
+    """Validated options of a preset; `UserError` names the key."""
+    return validate(find_preset(preset, where).options, options, where=where, prefix=prefix)
+
+
+def make_spec(preset: str, d_in: int, options: Options, normalisation: Normalisation | None = None) -> Spec:
+    """The `Spec` of a preset with these options at width `d_in`.
+
+    Raises:
+        UserError: options that can't go together.
+    """
+    try:
+        return PRESETS[preset].make(options, d_in, normalisation or Normalisation())
+    except ValueError as error:
+        raise UserError(f"{preset}: {error}") from None
+
+
+def build(
+    preset: str, *, d_in: int, normalisation: Normalisation | None = None, seed: int = 0, **options: Any
+) -> Autoencoder:
+    """An autoencoder of `preset` with fresh weights.
+
+    Arguments:
+        preset: a name from the preset table, such as `topk`.
+        d_in: width at the site.
+        normalisation: what to do to inputs first; nothing by default.
+        seed: seed of the initial weights.
+        options: the preset's own, such as `d_sae=2048, k=32`.
+
+    Raises:
+        UserError: unknown preset or option, value out of range.
+    """
+    spec = make_spec(preset, d_in, read_options(preset, options, where=f"build({preset!r})"), normalisation)
+    return Autoencoder(spec, torch.Generator().manual_seed(seed))
+
+
+__all__ = ["PRESETS", "Options", "Preset", "build", "find_preset", "make_spec", "read_options"]

@@ -1,0 +1,91 @@
+"""Autoencoders on disk: a folder with `cfg.json` and `sae_weights.safetensors`, the field's usual names.
+
+Weights come from strangers: only safetensors are read, never pickles.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from chronosae.autoencoders.autoencoder import Autoencoder
+from chronosae.autoencoders.spec import Spec
+from chronosae.config import UserError, validate
+
+FORMAT = 1
+CFG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+
+
+def save(sae: Autoencoder, folder: Path, metadata: dict[str, Any] | None = None) -> None:
+    """Write the folder; each file appears whole or not at all. `metadata` (site, subject ...) goes into `cfg.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in sae.named_parameters()}
+    temporary = folder / (WEIGHTS_FILE + ".tmp")
+    save_file(weights, temporary)
+    temporary.replace(folder / WEIGHTS_FILE)
+    cfg = {"format": FORMAT, "architecture": f"chronosae/{sae.cfg.preset}", "spec": sae.cfg.model_dump(mode="json")}
+    cfg["metadata"] = metadata or {}
+    temporary = folder / (CFG_FILE + ".tmp")
+    temporary.write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(folder / CFG_FILE)
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
+    """Read a folder written by `Autoencoder.save`.
+
+    Raises:
+        UserError: a file is missing, damaged, a pickle in disguise, or doesn't fit the configuration beside it.
+    """
+    folder = Path(folder)
+    cfg = _read_cfg(folder / CFG_FILE)
+    spec = validate(Spec, cfg["spec"], where=str(folder / CFG_FILE), prefix="spec")
+    weights = read_safetensors(folder / WEIGHTS_FILE)
+    sae = Autoencoder(spec)
+    expected = {name: tuple(parameter.shape) for name, parameter in sae.named_parameters()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()))[0][0]
+        raise UserError(
+            f"{folder / WEIGHTS_FILE}: {wrong} should have shape {expected.get(wrong, 'none (unknown name)')},"
+            f" found {found.get(wrong, 'nothing')}"
+        )
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{folder / WEIGHTS_FILE}: {name} holds NaN or Inf")
+    sae.load_state_dict(weights, assign=True)
+    return sae.to(device)
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; `UserError` in one line when it isn't one."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        with path.open("rb") as handle:
+            start = handle.read(4)
+        kind = (
+            "a pickle or zip archive, which is never loaded"
+            if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
+            else ("truncated or damaged")
+        )
+        raise UserError(f"{path}: not a readable safetensors file ({kind})") from error
+
+
+def _read_cfg(path: Path) -> dict[str, Any]:
+    try:
+        cfg = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: no {CFG_FILE} here, so not an autoencoder's folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: not valid JSON") from None
+    if not isinstance(cfg, dict) or "spec" not in cfg:
+        raise UserError(f"{path}: no `spec`; this folder wasn't written by chronosae")
+    if cfg.get("format") != FORMAT:
+        raise UserError(f"{path}: format {cfg.get('format')}, this version reads format {FORMAT}; upgrade chronosae")
+    return cfg
