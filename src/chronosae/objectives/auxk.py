@@ -1,0 +1,28 @@
+"""AuxK: dead features learn from what the living leave unexplained."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from chronosae.autoencoders import Pass
+from chronosae.kernels import sparse_decode
+from chronosae.objectives.reconstruction import masked_mean
+
+
+def auxk_error(
+    step: Pass, W_dec: Float[Tensor, "d_sae d_in"], dead: Bool[Tensor, " d_sae"], k_aux: int
+) -> Float[Tensor, ""] | None:
+    """`mean_t ||e_t - e_hat_t||^2 * min(n_dead / k_aux, 1)`; None when no feature is dead.
+
+    e is the reconstruction error (detached) and e_hat the sum of the `k_aux` strongest dead features at each token
+    (Gao et al. 2024, arXiv 2406.04093, section A.2). The factor keeps a handful of dead features from being asked to
+    explain the whole error. Gradients reach both encoder and decoder of the dead features.
+    """
+    candidates = dead.nonzero().squeeze(1)
+    if len(candidates) == 0:
+        return None
+    acts = torch.relu(step.pre.index_select(-1, candidates))
+    values, local = acts.topk(min(k_aux, len(candidates)), dim=-1, sorted=False)
+    error = (step.target - step.recon).detach()
+    unexplained = (error - sparse_decode(candidates[local], values, W_dec)).pow(2).sum(-1)
+    return masked_mean(unexplained, step.mask) * min(len(candidates) / k_aux, 1.0)

@@ -1,0 +1,13 @@
+"""Learning-rate schedule."""
+
+
+def lr_multiplier(step: int, steps: int, warmup_steps: int, decay_fraction: float) -> float:
+    """Share of the peak rate at `step` (from 0): linear warm-up, flat, linear decay to zero after the last step.
+
+    Warm-up is cut to a tenth of a short run, so that a run of a few steps still trains.
+    """
+    warmup = min(warmup_steps, steps // 10)
+    decay = int(steps * decay_fraction)
+    rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
+    fall = (steps - step) / (decay + 1) if steps - step <= decay else 1.0
+    return min(rise, fall)

@@ -1,0 +1,176 @@
+"""One autoencoder in training: its weights, optimiser and trackers, and the step that moves them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from chronosae.activations import SequenceBatch
+from chronosae.autoencoders import Autoencoder, AuxKTerm, L1Term, Pass
+from chronosae.config import TrainingConfig
+from chronosae.objectives import auxk_error, l1_penalty, masked_mean, reconstruction_error
+from chronosae.training.dead import DeadFeatures
+from chronosae.training.resample import resample
+from chronosae.training.schedule import lr_multiplier
+from chronosae.training.sparsity import PenaltyWeight
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What is logged; means since the last log for loss and L0, the latest step for the rest."""
+
+    loss: float
+    l0: float
+    dead: int
+    grad_norm: float
+    act_norm: float
+    lr: float
+    sparsity_penalty: float | None
+
+
+class Trainee:
+    """An autoencoder, and everything that training it alone or beside others needs: nothing is shared.
+
+    Arguments:
+        name: key in results.
+        sae: the autoencoder, on its device.
+        site: the site whose activations it reads.
+        cfg: how it is trained.
+        steps: optimiser steps in all.
+        lr: peak learning rate.
+        seed: seed of everything random in its training.
+    """
+
+    def __init__(
+        self, name: str, sae: Autoencoder, site: str, cfg: TrainingConfig, *, steps: int, lr: float, seed: int
+    ) -> None:
+        self.name, self.sae, self.site, self.cfg, self.steps, self.lr, self.seed = name, sae, site, cfg, steps, lr, seed
+        self.step_number = 0
+        self.stopped: str | None = None
+        """Why this trainee takes no more steps; None while it does."""
+        device = sae.W_dec.device
+        self.optimizer = torch.optim.AdamW(
+            sae.parameters(), lr=lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True
+        )
+        self.dead = DeadFeatures(sae.d_sae, cfg.dead_after_tokens, device)
+        l1_terms = [term for term in sae.cfg.terms if isinstance(term, L1Term)]
+        self.penalty = PenaltyWeight(l1_terms[0], steps) if l1_terms else None
+        self._loss_sum = torch.zeros((), device=device)
+        self._l0_sum = torch.zeros((), device=device)
+        self._since_log = 0
+        self._latest: tuple[Tensor, Tensor] = (self._loss_sum, self._loss_sum)
+
+    def step(self, batch: SequenceBatch) -> None:
+        """One optimiser step; on a NaN or Inf the weights stay as they were and the trainee stops."""
+        device_type = batch.acts.device.type
+        with torch.autocast(device_type, torch.bfloat16, enabled=self.cfg.autocast):
+            forward = self.sae.training_pass(batch.acts, batch.mask)
+        loss = self._loss(forward)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.sae.project_decoder_gradient()
+        grad_norm = self._clip()
+        if not torch.isfinite(loss + grad_norm):
+            what = "loss" if not torch.isfinite(loss) else "gradient"
+            origin = "the activations hold NaN or Inf" if not torch.isfinite(batch.acts).all() else f"the {what} is not"
+            origin += "" if "activations" in origin else " finite; a lower lr may help"
+            self.stopped = f"stopped at step {self.step_number}, batch {self.step_number}: {origin}"
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr()
+        self.optimizer.step()
+        self.sae.constrain_decoder()
+        self._account(forward, loss, grad_norm)
+        self._resample(forward)
+        self.step_number += 1
+
+    def metrics(self) -> StepMetrics:
+        """Metrics since the last call; starts a new window. Synchronises with the device."""
+        n = max(self._since_log, 1)
+        metrics = StepMetrics(
+            loss=float(self._loss_sum) / n,
+            l0=float(self._l0_sum) / n,
+            dead=int(self.dead.dead().sum()),
+            grad_norm=float(self._latest[0]),
+            act_norm=float(self._latest[1]),
+            lr=self.optimizer.param_groups[0]["lr"],
+            sparsity_penalty=self.penalty.at(max(self.step_number - 1, 0)) if self.penalty else None,
+        )
+        self._loss_sum.zero_()
+        self._l0_sum.zero_()
+        self._since_log = 0
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a bit-equal continuation needs; tensors and plain values only."""
+        return {
+            "sae": self.sae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "since_fired": self.dead.since_fired,
+            "penalty": self.penalty.state_dict() if self.penalty else None,
+            "step_number": self.step_number,
+            "stopped": self.stopped,
+            "window": {"loss": self._loss_sum, "l0": self._l0_sum, "n": self._since_log},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.sae.load_state_dict(state["sae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.dead.since_fired.copy_(state["since_fired"])
+        if self.penalty:
+            self.penalty.load_state_dict(state["penalty"])
+        self.step_number, self.stopped = state["step_number"], state["stopped"]
+        self._loss_sum.copy_(state["window"]["loss"])
+        self._l0_sum.copy_(state["window"]["l0"])
+        self._since_log = state["window"]["n"]
+
+    def _loss(self, forward: Pass) -> Tensor:
+        loss = reconstruction_error(forward)
+        for term in self.sae.cfg.terms:
+            if isinstance(term, L1Term):
+                assert self.penalty is not None
+                penalty = l1_penalty(forward, self.sae.W_dec, decoder_weighted=term.decoder_weighted)
+                loss = loss + self.penalty.at(self.step_number) * penalty
+            elif isinstance(term, AuxKTerm):
+                auxk = auxk_error(forward, self.sae.W_dec, self.dead.dead(), term.k_aux)
+                loss = loss if auxk is None else loss + term.weight * auxk
+        return loss
+
+    def _clip(self) -> Tensor:
+        """Clip gradients as configured; returns the global norm before clipping."""
+        parameters = list(self.sae.parameters())
+        if self.cfg.clip == "norm":
+            return clip_grad_norm_(parameters, self.cfg.clip_norm)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.cfg.clip == "parameter":
+            for parameter in parameters:
+                clip_grad_norm_([parameter], self.cfg.clip_norm)
+        return norm
+
+    def _lr(self) -> float:
+        cfg = self.cfg
+        return self.lr * lr_multiplier(self.step_number, self.steps, cfg.warmup_steps, cfg.decay_fraction)
+
+    @torch.no_grad()
+    def _account(self, forward: Pass, loss: Tensor, grad_norm: Tensor) -> None:
+        self.dead.update(forward.codes, forward.mask.sum())
+        l0 = masked_mean(forward.codes.l0().to(loss.dtype), forward.mask)
+        if self.penalty and self.penalty.steers:
+            self.penalty.observe(self.step_number, float(l0))
+        self._loss_sum += loss.detach()
+        self._l0_sum += l0
+        self._since_log += 1
+        self._latest = (grad_norm, masked_mean(forward.target.norm(dim=-1), forward.mask))
+
+    def _resample(self, forward: Pass) -> None:
+        every = self.sae.cfg.resample_every
+        # None in the last fifth: a new feature needs time to find its place.
+        if not every or (self.step_number + 1) % every or self.step_number + 1 > 0.8 * self.steps:
+            return
+        dead = self.dead.dead()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step_number)
+        if resample(self.sae, self.optimizer, forward, dead, generator):
+            self.dead.revive(dead)
