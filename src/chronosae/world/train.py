@@ -1,0 +1,222 @@
+"""Training of the world's language model: ``chronosae world train``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chronosae.world.lexicon import GENERATOR_VERSION
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+    from torch import Tensor
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The committed recipe; lengths in tokens, rates per optimiser step."""
+
+    hidden_size: int = 256
+    intermediate_size: int = 704
+    layers: int = 4
+    heads: int = 4
+    max_position_embeddings: int = 512
+    context: int = 256
+    rows: int = 16
+    steps: int = 3600
+    lr: float = 2e-3
+    final_lr: float = 4e-5
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    checkpoint_minutes: float = 4.0
+
+
+def build_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:
+    """A freshly initialised stock Llama with tied embeddings."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    # Plain attention: on processors, the fused backward pass costs twice as much at this size.
+    config = LlamaConfig(
+        vocab_size=vocab_size, hidden_size=recipe.hidden_size, intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.max_position_embeddings, tie_word_embeddings=True, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, attn_implementation="eager",
+    )
+    return LlamaForCausalLM(config)
+
+
+def weighted_loss(
+    model: LlamaForCausalLM, ids: Int[Tensor, "batch pos"], weights: Float[Tensor, "batch pos"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The weighted loss to descend and the plain mean loss to report, both in nats a token."""
+    import torch
+
+    logits = model(input_ids=ids[:, :-1]).logits.float()
+    per_token = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="none"
+    )
+    w = weights[:, 1:].reshape(-1)
+    return (per_token * w).sum() / w.sum(), per_token.detach().mean()
+
+
+def learning_rate(progress: float, step: int, recipe: Recipe) -> float:
+    """Linear warm-up over steps, then cosine over progress (0 to 1)."""
+    warm = min(1.0, (step + 1) / recipe.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return warm * (recipe.final_lr + (recipe.lr - recipe.final_lr) * cosine)
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` takes a GPU if there is one."""
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether bfloat16 autocast pays: on any GPU, and on processors with AMX tiles."""
+    import torch
+
+    return device.type != "cpu" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def save_model(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any], folder: Path
+) -> None:
+    """Write the model in bf16 with its tokenizer, record and hashes; the folder appears complete or not at all."""
+    import copy
+
+    import torch
+
+    from chronosae.world.model import write_hashes
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    copy.deepcopy(model).to(device="cpu", dtype=torch.bfloat16).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_hashes(partial)
+    if folder.exists():
+        old = folder.with_name(folder.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial, folder)
+
+
+def _git_state() -> str:
+    try:
+        here = Path(__file__).parent
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "--", "."], cwd=here, capture_output=True, text=True)
+        return head.stdout.strip() + (" (with changes)" if dirty.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def train_world(
+    out_dir: Path, *, seed: int = 0, minutes: float = 50.0, steps: int | None = None, device: str = "auto",
+    score: bool = True, quiet: bool = False,
+) -> dict[str, Any]:
+    """Train tokenizer and model from nothing and write a model folder.
+
+    ``minutes`` bounds the training time: a machine that would need longer than that runs the same schedule compressed.
+    Otherwise the result is a function of the seed (and of the machine's arithmetic). Checkpoints replace ``out_dir``
+    every few minutes, so an interrupted run leaves a usable model.
+    Returns the record that is stored as ``training.json``.
+    """
+    import torch
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from chronosae.config.errors import UserError
+    from chronosae.world.packing import Packer
+    from chronosae.world.score import score_world
+    from chronosae.world.tokenizer import build_tokenizer
+
+    if minutes <= 0:
+        raise UserError(f"world train: minutes must be positive, not {minutes}")
+    recipe = Recipe() if steps is None else Recipe(steps=steps)
+    where = pick_device(device)
+    autocast = bf16_is_fast(where)
+    tokenizer = build_tokenizer(seed=seed, max_length=recipe.max_position_embeddings)
+    model = build_model(recipe, len(tokenizer), seed).to(where)
+    packer = Packer(tokenizer, recipe.context, seed)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=recipe.lr, betas=recipe.betas, fused=True,
+    )
+    started = saved = time.monotonic()
+    losses: list[tuple[int, float]] = []
+    step, smooth = 0, math.nan
+
+    def record(finished: bool) -> dict[str, Any]:
+        wall = time.monotonic() - started
+        tokens = step * recipe.rows * recipe.context
+        return {
+            "generator_version": GENERATOR_VERSION, "seed": seed, "recipe": asdict(recipe), "finished": finished,
+            "parameters": sum(p.numel() for p in model.parameters()), "steps": step, "tokens": tokens,
+            "documents": packer.next_document, "wall_seconds": round(wall, 1),
+            "tokens_per_second": round(tokens / max(wall, 1e-9)), "device": str(where),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads" if where.type == "cpu"
+            else torch.cuda.get_device_name(where),
+            "precision": "bf16 autocast" if autocast else "float32", "torch": torch.__version__, "code": _git_state(),
+            "loss_curve": losses,
+        }
+
+    columns = (TextColumn("world"), BarColumn(), TextColumn("{task.fields[line]}"), TimeRemainingColumn())
+    with Progress(*columns, disable=quiet) as bar:
+        task = bar.add_task("train", total=1.0, line="")
+        while step < recipe.steps:
+            elapsed = time.monotonic() - started
+            progress = max(step / recipe.steps, elapsed / (60 * minutes))
+            if progress >= 1:
+                break
+            ids, weights = packer.rows(recipe.rows, progress)
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(progress, step, recipe)
+            with torch.autocast(where.type, dtype=torch.bfloat16, enabled=autocast):
+                loss, plain = weighted_loss(
+                    model, torch.tensor(ids, device=where), torch.tensor(weights, device=where)
+                )
+            if not math.isfinite(loss.item()):
+                raise UserError(f"world train: the loss is {loss.item()} at step {step}; lower the learning rate")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            step += 1
+            smooth = plain.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * plain.item()
+            if step % 50 == 0:
+                losses.append((step, round(smooth, 4)))
+                rate = step * recipe.rows * recipe.context / (time.monotonic() - started)
+                bar.update(task, completed=progress, line=f"step {step} loss {smooth:.3f} {rate:,.0f} tokens/s")
+            if time.monotonic() - saved > 60 * recipe.checkpoint_minutes:
+                save_model(model, tokenizer, record(False), out_dir)
+                saved = time.monotonic()
+    result = record(True)
+    save_model(model, tokenizer, result, out_dir)
+    if score:
+        result["scores"] = score_world(out_dir)
+        save_model(model, tokenizer, result, out_dir)
+    return result
