@@ -2,7 +2,7 @@
 
 from chronosae.autoencoders.autoencoder import Autoencoder, Pass
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
-from chronosae.autoencoders.presets import PRESETS, build, find_preset, make_spec, read_options
+from chronosae.autoencoders.presets import PRESETS, build, build_from_spec, find_preset, make_spec, read_options
 from chronosae.autoencoders.spec import AuxKTerm, L1Term, Normalisation, ReLU, Spec, TopK
 from chronosae.autoencoders.storage import load, read_safetensors, save
 
@@ -20,6 +20,7 @@ __all__ = [
     "Spec",
     "TopK",
     "build",
+    "build_from_spec",
     "find_preset",
     "load",
     "make_spec",

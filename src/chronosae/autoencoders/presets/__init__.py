@@ -53,7 +53,12 @@ def build(
         UserError: unknown preset or option, value out of range.
     """
     spec = make_spec(preset, d_in, read_options(preset, options, where=f"build({preset!r})"), normalisation)
+    return build_from_spec(spec, seed)
+
+
+def build_from_spec(spec: Spec, seed: int = 0) -> Autoencoder:
+    """An autoencoder with fresh weights; the same seed gives every preset of one size the same dictionary."""
     return Autoencoder(spec, torch.Generator().manual_seed(seed))
 
 
-__all__ = ["PRESETS", "Options", "Preset", "build", "find_preset", "make_spec", "read_options"]
+__all__ = ["PRESETS", "Options", "Preset", "build", "build_from_spec", "find_preset", "make_spec", "read_options"]

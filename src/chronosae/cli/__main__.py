@@ -1,0 +1,7 @@
+"""`python -m chronosae.cli`."""
+
+import sys
+
+from chronosae.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,126 @@
+"""The commands."""
+
+import os
+from pathlib import Path
+
+import click
+
+from chronosae import __version__
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="chronosae")
+def cli() -> None:
+    """Train sequence-aware sparse autoencoders on language models, and compare them honestly."""
+    # Text goes through the tokenizer in the thread that needs it; its own pool would fight over the cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@cli.command()
+@click.argument("config", type=FOLDER)
+@click.option("--out-dir", "--out_dir", type=FOLDER, required=False, help="Folder for the run; must be new or empty.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: --set saes.topk.k=8")
+@click.option("--resume", is_flag=True, help="Continue the run in --out-dir, bit-equally.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --out-dir.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved configuration and the plan; do nothing.")
+def run(
+    config: Path, out_dir: Path | None, overrides: tuple[str, ...], resume: bool, overwrite: bool, dry_run: bool
+) -> int:
+    """Train and evaluate what CONFIG (a YAML file) describes."""
+    from chronosae.config import load_config, to_yaml
+
+    cfg = load_config(config, overrides)
+    if dry_run:
+        from chronosae.cli.display import quiet_libraries
+
+        quiet_libraries()
+        from chronosae.pipeline import prepare
+
+        plan = prepare(cfg, dry=True).plan
+        click.echo(to_yaml(cfg) + "\n# plan\n" + "\n".join(f"#   {line}" for line in plan.lines()))
+        return 0
+    if out_dir is None:
+        raise click.UsageError("--out-dir is missing: name a folder for the run")
+    from chronosae.cli.display import run_with_display
+
+    return run_with_display(cfg, out_dir, resume=resume, overwrite=overwrite)
+
+
+@cli.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def compare(runs: tuple[Path, ...], as_json: bool, as_csv: bool) -> None:
+    """One table of all autoencoders in RUNS (run folders)."""
+    from chronosae import report
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    table = report.comparison(report.read_runs(runs))
+    if as_json or as_csv:
+        click.echo((report.to_json if as_json else report.to_csv)(table).rstrip("\n"))
+    else:
+        report.print_table(table)
+
+
+@cli.command()
+@click.argument("runs", type=FOLDER, nargs=-1, required=True)
+@click.option("--out", type=FOLDER, default=Path("figures"), show_default=True, help="Folder for the figures.")
+@click.option("--format", "fmt", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True)
+def plot(runs: tuple[Path, ...], out: Path, fmt: str) -> None:
+    """Draw the comparison of RUNS from their folders alone."""
+    from chronosae import report
+
+    for path in report.plot_comparison(report.read_runs(runs), out, fmt):
+        click.echo(str(path))
+
+
+@cli.command("config")
+@click.option("--markdown", is_flag=True, help="As the page docs/configuration.md.")
+def config_reference(markdown: bool) -> None:
+    """Every configuration key with its type, default and meaning."""
+    from chronosae.config.reference import as_markdown, as_text
+
+    click.echo(as_markdown() if markdown else as_text())
+
+
+@cli.group()
+def world() -> None:
+    """The embedded world: its text, its questions, its language model."""
+
+
+@world.command("train")
+@click.option("--out-dir", "--out_dir", type=FOLDER, required=True, help="Folder for the trained model; must be new.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Cut the recipe to this many minutes.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
+def world_train(out_dir: Path, seed: int, minutes: float | None, device: str) -> None:
+    """Train the embedded language model anew (under an hour on two cores)."""
+    from chronosae.world import train_world
+
+    train_world(out_dir, seed=seed, minutes=minutes, device=device)
+
+
+@world.command("score")
+@click.argument("folder", type=FOLDER, required=False)
+@click.option("--limit", type=click.IntRange(min=1), help="Questions a subject; all when absent.")
+def world_score(folder: Path | None, limit: int | None) -> None:
+    """How well the model (the embedded one, or the one in FOLDER) knows its world."""
+    import json
+
+    from chronosae.world import score_world
+
+    click.echo(json.dumps(score_world(folder, limit=limit), indent=2))
+
+
+@world.command("show")
+@click.option("--kind", help="story, report, dialogue, encyclopaedia, form ...")
+@click.option("--count", type=click.IntRange(min=1), default=3, show_default=True)
+def world_show(kind: str | None, count: int) -> None:
+    """Print some of the world's text."""
+    from chronosae.world import sample_documents
+
+    for document in sample_documents(kind=kind, n=count):
+        click.echo(f"--- {document.kind}, {document.subject or 'no subject'} ---\n{document.text}\n")

@@ -1,0 +1,3 @@
+"""What the process returns."""
+
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
