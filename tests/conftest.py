@@ -8,7 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("chronosae", "beartype.beartype").install()
+install_import_hook("chronosae", "beartype.beartype")
 
 from pathlib import Path
 
