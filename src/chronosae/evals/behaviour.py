@@ -1,0 +1,109 @@
+"""What the subject makes of a reconstruction: next-token cross-entropy and KL divergence from the clean model.
+
+Positions count as in SAEBench. KL: every position t with mask True. Cross-entropy: those of them that have a next token
+in the context (t predicts t + 1), whatever that next token is. Masked positions keep their original activation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from chronosae.activations.batch import SequenceBatch
+from chronosae.config import UserError
+from chronosae.subject import Subject
+
+CLEAN = "clean"
+ZERO = "zero"
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class BehaviourTotals:
+    """Sums over positions, one row a sequence: `ce[name]` over `ce_count` positions, `kl[name]` over `kl_count`."""
+
+    ce: dict[str, Float[Tensor, " sequences"]]
+    kl: dict[str, Float[Tensor, " sequences"]]
+    ce_count: Int[Tensor, " sequences"]
+    kl_count: Int[Tensor, " sequences"]
+
+    def mean_ce(self, name: str) -> float:
+        """Mean cross-entropy in nats under one intervention; `CLEAN` is none."""
+        return float(self.ce[name].sum() / self.ce_count.sum())
+
+    def mean_kl(self, name: str) -> float:
+        """Mean KL(clean || edited) in nats."""
+        return float(self.kl[name].sum() / self.kl_count.sum())
+
+
+class BehaviourSums:
+    """Accumulates a `BehaviourTotals` for the clean model and for every intervention it is given."""
+
+    def __init__(self, subject: Subject, site: str) -> None:
+        self._subject = subject
+        self._site = site
+        self._ce: dict[str, list[Tensor]] = {CLEAN: []}
+        self._kl: dict[str, list[Tensor]] = {}
+        self._counts: list[Tensor] = []
+
+    def add(self, batch: SequenceBatch, edited: Mapping[str, Float[Tensor, "batch pos d_in"]]) -> None:
+        """Score one batch under each of `edited`: name -> the activations at the site after the intervention.
+
+        Raises:
+            UserError: the clean model's own logits hold NaN or Inf.
+        """
+        tokens, mask = batch.tokens, batch.mask
+        clean = log_softmax(self._subject.run_from(self._site, batch.acts, tokens))
+        clean_ce = torch.stack([_next_token_loss(*row) for row in zip(clean, tokens, mask, strict=True)]).cpu()
+        if not clean_ce.isfinite().all():
+            raise UserError(
+                f"core evaluation at {self._site}: the subject's own logits hold NaN or Inf; try"
+                " --set subject.dtype=float32"
+            )
+        self._ce[CLEAN].append(clean_ce)
+        self._counts.append(torch.stack([mask[:, :-1].sum(1), mask.sum(1)], dim=1).cpu())
+        for name, acts in edited.items():
+            logits = self._subject.run_from(self._site, acts, tokens)
+            rows = [_score(*row) for row in zip(clean, logits, tokens, mask, strict=True)]
+            ce, kl = torch.stack(rows).cpu().T
+            self._ce.setdefault(name, []).append(ce)
+            self._kl.setdefault(name, []).append(kl)
+
+    def finish(self) -> BehaviourTotals:
+        """The sums of everything added."""
+        counts = torch.cat(self._counts)
+        return BehaviourTotals(
+            ce={name: torch.cat(parts) for name, parts in self._ce.items()},
+            kl={name: torch.cat(parts) for name, parts in self._kl.items()},
+            ce_count=counts[:, 0],
+            kl_count=counts[:, 1],
+        )
+
+
+def log_softmax(logits: Float[Tensor, "*tokens vocab"]) -> Float[Tensor, "*tokens vocab"]:
+    """Log-probabilities, in at least float32."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return logits.log_softmax(-1, dtype=dtype)
+
+
+def _next_token_loss(
+    log_probs: Float[Tensor, "pos vocab"], tokens: Int[Tensor, " pos"], mask: Bool[Tensor, " pos"]
+) -> Float[Tensor, ""]:
+    predicted = log_probs[:-1].gather(1, tokens[1:].unsqueeze(1)).squeeze(1)
+    return -predicted[mask[:-1]].double().sum()
+
+
+def _score(
+    clean: Float[Tensor, "pos vocab"],
+    logits: Float[Tensor, "pos vocab"],
+    tokens: Int[Tensor, " pos"],
+    mask: Bool[Tensor, " pos"],
+) -> Float[Tensor, "2"]:
+    """Summed cross-entropy and KL of one sequence; one at a time, so that no second copy of the batch is needed."""
+    log_probs = log_softmax(logits)
+    clean, edited = clean[mask], log_probs[mask]
+    # Vocabulary that the model rules out has log-probability -inf on both sides and adds nothing.
+    terms = torch.where(clean == -torch.inf, 0.0, clean.exp() * (clean - edited))
+    return torch.stack([_next_token_loss(log_probs, tokens, mask), terms.double().sum()])

@@ -1,0 +1,50 @@
+"""Standard errors and 95 % intervals by resampling whole sequences: tokens of one context aren't independent."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+RESAMPLES = 1000
+# Resamples times sequences held at once.
+CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Standard error and percentile interval of a metric over resampled sequences."""
+
+    se: float
+    low: float
+    high: float
+    n_sequences: int
+
+
+def bootstrap(
+    statistic: Callable[[Float[Tensor, "resamples sequences"]], Float[Tensor, " resamples"]],
+    n_sequences: int,
+    seed: int,
+) -> Interval | None:
+    """Interval of `statistic`, which maps how often each sequence is drawn to the metric on that resample.
+
+    None with fewer than two sequences, or where the metric is undefined on some resample.
+    """
+    if n_sequences < 2:
+        return None
+    values = torch.cat([statistic(counts) for counts in _draws(n_sequences, seed)])
+    if not values.isfinite().all():
+        return None
+    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return Interval(se=float(values.std()), low=low, high=high, n_sequences=n_sequences)
+
+
+def _draws(n_sequences: int, seed: int) -> Iterator[Float[Tensor, "resamples sequences"]]:
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, CHUNK // n_sequences)
+    for start in range(0, RESAMPLES, at_once):
+        n = min(at_once, RESAMPLES - start)
+        drawn = torch.randint(n_sequences, (n, n_sequences), generator=generator)
+        counts = torch.zeros(n, n_sequences, dtype=torch.float64)
+        yield counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))

@@ -1,0 +1,227 @@
+"""The core evaluation: SAEBench's core metrics by SAEBench's definitions, for several autoencoders in one pass.
+
+First every autoencoder's reconstruction over `cfg.tokens` tokens, which also gives the site's mean; then, over
+`cfg.behaviour_tokens`, what the subject makes of each reconstruction. The clean pass and both ablations are run once.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from chronosae.activations.batch import SequenceBatch
+from chronosae.autoencoders import Autoencoder, Codes
+from chronosae.config import CoreEvalConfig, UserError
+from chronosae.evals import behaviour, core_metrics
+from chronosae.evals.core_result import CoreData, CoreMetrics, CoreResult
+from chronosae.evals.features import FeatureCounts, feature_table
+from chronosae.evals.moments import MomentSums, SiteMoments
+from chronosae.evals.pca import PCALine
+from chronosae.evals.reconstruction import ReconstructionSums, ReconstructionTotals
+from chronosae.evals.saebench_variants import BatchVariants
+from chronosae.subject import Subject
+
+Batches = Callable[[int], Iterator[SequenceBatch]]
+"""Tokens wanted -> batches of held-out sequences at the site, the same ones from the start at every call."""
+
+
+@torch.no_grad()
+def evaluate_core(
+    saes: Mapping[str, Autoencoder],
+    subject: Subject,
+    site: str,
+    batches: Batches,
+    cfg: CoreEvalConfig,
+    *,
+    seed: int = 0,
+) -> dict[str, CoreResult]:
+    """Core metrics of each autoencoder at `site`, by its name in `saes`.
+
+    Arguments:
+        batches: `batches(n)` yields `SequenceBatch`es of at least n tokens (positions, masked ones included) where
+            there are that many; called twice. A batch here is what SAEBench calls a batch.
+        seed: of the bootstrap intervals.
+
+    Raises:
+        UserError: no unmasked token to evaluate on; activations or clean logits with NaN or Inf.
+    """
+    assert saes, "no autoencoder to evaluate"
+    start = time.perf_counter()
+    with _evaluating(saes):
+        first = _reconstruct(saes, site, batches, cfg)
+        finite = {name: sae for name, sae in saes.items() if first.totals[name].finite}
+        second, data = _behave(finite, subject, batches, cfg, first)
+    pca = PCALine(first.moments)
+    results = {
+        name: _result(name, sae, first, second if name in finite else None, pca, data, seed)
+        for name, sae in saes.items()
+    }
+    seconds = time.perf_counter() - start
+    return {name: replace(result, wall_seconds=seconds) for name, result in results.items()}
+
+
+@dataclass
+class _FirstPass:
+    """What the reconstruction pass leaves behind."""
+
+    moments: SiteMoments
+    totals: dict[str, ReconstructionTotals]
+    variants: dict[str, dict[str, float | None]]
+    counts: dict[str, FeatureCounts]
+    data: CoreData
+
+
+def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, cfg: CoreEvalConfig) -> _FirstPass:
+    moments, tokens, masks = MomentSums(), hashlib.sha256(), hashlib.sha256()
+    sums = {name: ReconstructionSums() for name in saes}
+    variants = {name: BatchVariants() for name in saes}
+    counts = {name: FeatureCounts(sae.d_sae) for name, sae in saes.items()}
+    positions = sequences = n_batches = unmasked = context = 0
+    for batch in _take(batches, cfg.tokens):
+        tokens.update(batch.tokens.long().cpu().numpy().tobytes())
+        masks.update(batch.mask.cpu().numpy().tobytes())
+        x, row = _unmasked(batch, site)
+        moments.add(x, row, batch.n_sequences)
+        for name, sae in saes.items():
+            codes, y = _encode_decode(sae, batch)
+            l0, l1 = counts[name].add(codes, batch.mask.to(y.device))
+            l0, l1, y = (part.to(x.device)[batch.mask] for part in (l0, l1, y))
+            sums[name].add(x, y, l0, l1, row, batch.n_sequences)
+            variants[name].add(x, y)
+        n_batches, sequences = n_batches + 1, sequences + batch.n_sequences
+        positions, unmasked, context = positions + batch.tokens.numel(), unmasked + len(x), batch.tokens.shape[1]
+    if not unmasked:
+        raise UserError(
+            f"core evaluation at {site}: no unmasked token in {sequences} held-out sequences; give more text in"
+            " corpus.eval_path (--set corpus.eval_path=...) or lower corpus.holdout_every"
+        )
+    return _FirstPass(
+        moments.finish(),
+        {name: part.finish() for name, part in sums.items()},
+        {name: part.finish() for name, part in variants.items()},
+        counts,
+        CoreData(
+            site,
+            context,
+            sequences,
+            behaviour_sequences=0,
+            batches=n_batches,
+            behaviour_batches=0,
+            sha256=hashlib.sha256(tokens.digest() + masks.digest()).hexdigest(),
+            short=positions < cfg.tokens,
+        ),
+    )
+
+
+def _behave(
+    saes: Mapping[str, Autoencoder],
+    subject: Subject,
+    batches: Batches,
+    cfg: CoreEvalConfig,
+    first: _FirstPass,
+) -> tuple[behaviour.BehaviourTotals, CoreData]:
+    sums = behaviour.BehaviourSums(subject, first.data.site)
+    sequences = n_batches = 0
+    for batch in _take(batches, cfg.behaviour_tokens):
+        acts, mask = batch.acts, batch.mask.unsqueeze(-1)
+        mean = first.moments.mean.to(device=acts.device, dtype=acts.dtype)
+        edited = {behaviour.ZERO: torch.zeros_like(acts), behaviour.MEAN: torch.where(mask, mean, acts)}
+        for name, sae in saes.items():
+            recon = _encode_decode(sae, batch)[1].to(device=acts.device, dtype=acts.dtype)
+            edited[_key(name)] = torch.where(mask, recon, acts)
+        sums.add(batch, edited)
+        n_batches, sequences = n_batches + 1, sequences + batch.n_sequences
+    totals = sums.finish()
+    if not totals.ce_count.sum():
+        raise UserError(
+            f"core evaluation at {first.data.site}: no unmasked token with a next token in {sequences} sequences;"
+            " raise evals.core.behaviour_tokens (--set evals.core.behaviour_tokens=...)"
+        )
+    short = first.data.short or sequences * first.data.context < cfg.behaviour_tokens
+    return totals, replace(first.data, behaviour_sequences=sequences, behaviour_batches=n_batches, short=short)
+
+
+def _key(name: str) -> str:
+    """An autoencoder may be called `zero` or `mean`; the ablations own those names."""
+    return f"sae:{name}"
+
+
+def _result(
+    name: str,
+    sae: Autoencoder,
+    first: _FirstPass,
+    second: behaviour.BehaviourTotals | None,
+    pca: PCALine,
+    data: CoreData,
+    seed: int,
+) -> CoreResult:
+    moments, totals = first.moments, first.totals[name]
+    features = feature_table(sae, first.counts[name], moments.n_tokens)
+    flags = ["fewer_tokens_than_asked"] if data.short else []
+    metrics, found = CoreMetrics(), {}
+    if second is None:
+        flags.append("non_finite_output")
+    else:
+        values = core_metrics.reconstruction_metrics(totals, moments, pca) | first.variants[name] | features.summary()
+        flags += core_metrics.reconstruction_flags(values)
+        flags += ["negative_codes"] if first.counts[name].negative else []
+        behaved, raised = core_metrics.behaviour_metrics(second, _key(name))
+        flags += raised
+        metrics = CoreMetrics.model_validate(values | behaved)
+        scored = second if metrics.ce_loss_score is not None else None
+        found = core_metrics.intervals(totals, moments, scored, _key(name), seed)
+    return CoreResult(
+        metrics, tuple(flags), found, features, pca.curve(), data, seed, wall_seconds=0.0,
+        evaluated_together=len(first.totals),
+    )  # fmt: skip
+
+
+def _take(batches: Batches, n_tokens: int) -> Iterator[SequenceBatch]:
+    """Batches until `n_tokens` positions have been seen; the last one loses the sequences beyond."""
+    left = n_tokens
+    for batch in batches(n_tokens):
+        wanted = -(-left // batch.tokens.shape[1])
+        yield batch if wanted >= batch.n_sequences else _first_sequences(batch, wanted)
+        left -= batch.tokens.numel()
+        if left <= 0:
+            return
+
+
+def _first_sequences(batch: SequenceBatch, n: int) -> SequenceBatch:
+    tensors = {name: getattr(batch, name)[:n] for name in ("acts", "mask", "tokens", "positions", "doc_ids")}
+    return SequenceBatch(**tensors, source=batch.source[:n])
+
+
+def _unmasked(batch: SequenceBatch, site: str) -> tuple[Float[Tensor, "n d_in"], Tensor]:
+    """The unmasked activations and, for each, its sequence's row."""
+    x = batch.unmasked()
+    if not x.isfinite().all():
+        raise UserError(
+            f"core evaluation at {site}: the subject's activations hold NaN or Inf; try --set subject.dtype=float32"
+        )
+    return x, batch.mask.nonzero()[:, 0]
+
+
+def _encode_decode(sae: Autoencoder, batch: SequenceBatch) -> tuple[Codes, Float[Tensor, "batch pos d_in"]]:
+    """Whole sequences in, as the autoencoder sees them in training."""
+    local = batch.to(sae.b_dec.device)
+    codes = sae.encode(local.acts, local.mask, positions=local.positions, doc_ids=local.doc_ids)
+    return codes, sae.decode(codes)
+
+
+@contextmanager
+def _evaluating(saes: Mapping[str, Autoencoder]) -> Iterator[None]:
+    """Evaluation mode for the time of the pass; each autoencoder's own mode afterwards."""
+    modes = {name: sae.training for name, sae in saes.items()}
+    try:
+        for sae in saes.values():
+            sae.eval()
+        yield
+    finally:
+        for name, sae in saes.items():
+            sae.train(modes[name])

@@ -1,0 +1,121 @@
+"""SAEBench's result envelope, the same for every evaluation: its twelve keys, and a `chronosae` block beside them.
+
+SAEBench's schemas allow further keys but no null where they want a number. So a metric that is undefined is -1 under
+SAEBench's own name, which is what SAEBench writes for it, and null in `chronosae.metrics`, which is what to read.
+"""
+
+import json
+import platform
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import chronosae
+
+UNDEFINED = -1
+
+KEYS = (
+    "eval_type_id",
+    "eval_config",
+    "eval_id",
+    "datetime_epoch_millis",
+    "eval_result_metrics",
+    "eval_result_details",
+    "sae_bench_commit_hash",
+    "sae_lens_id",
+    "sae_lens_release_id",
+    "sae_lens_version",
+    "sae_cfg_dict",
+    "eval_result_unstructured",
+    "chronosae",
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from. What the evaluation can't know itself is handed in by whoever runs it."""
+
+    subject: str
+    """Name of the subject."""
+    subject_fingerprint: str
+    """`Subject.fingerprint`."""
+    subject_dtype: str
+    """Precision in which it ran."""
+    dataset: str
+    """Name of the text."""
+    config_sha256: str
+    """Hash of the run's configuration."""
+    seed: int
+    """Seed of the autoencoder."""
+    device: str
+    """Where the evaluation ran."""
+    training_tokens: int = 0
+    """Tokens the autoencoder was trained on."""
+    training: Mapping[str, Any] | None = None
+    """Anything else about the training that belongs in `sae_cfg_dict`."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    found = {"chronosae": chronosae.__version__, "python": platform.python_version()}
+    for package in ("torch", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def envelope(
+    *,
+    eval_type_id: str,
+    eval_config: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, float | None]],
+    details: list[dict[str, Any]],
+    sae_name: str,
+    sae_cfg_dict: Mapping[str, Any],
+    block: Mapping[str, Any],
+    eval_id: str | None = None,
+) -> dict[str, Any]:
+    """One result as SAEBench's JSON holds it.
+
+    Arguments:
+        metrics: category -> flat metrics; None becomes -1.
+        details: one flat mapping a row; None becomes -1.
+        sae_name: SAEBench's release id, which its notebooks show.
+        block: the `chronosae` block, where undefined stays null.
+        eval_id: one UUID for everything evaluated together; a fresh one when absent.
+    """
+    values = (
+        eval_type_id,
+        dict(eval_config),
+        eval_id or str(uuid.uuid4()),
+        int(time.time() * 1000),
+        {category: _no_nulls(flat) for category, flat in metrics.items()},
+        [_no_nulls(row) for row in details],
+        f"chronosae {chronosae.__version__}",
+        "custom_sae",
+        sae_name,
+        None,
+        dict(sae_cfg_dict),
+        {},
+        {"schema": 1, "versions": versions(), **block},
+    )
+    return dict(zip(KEYS, values, strict=True))
+
+
+def _no_nulls(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: UNDEFINED if value is None else value for name, value in flat.items()}
+
+
+def write_envelope(result: Mapping[str, Any], path: Path) -> None:
+    """Write `path` whole or not at all; NaN and Inf are refused (ValueError), for JSON has neither."""
+    text = json.dumps(result, indent=2, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,105 @@
+"""Each feature on its own: how often it fires, and where its weights point."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from chronosae.autoencoders import Autoencoder, Codes, SparseCodes
+
+# Columns compared at a time: bounds memory at this many times d_sae.
+COSINE_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """One entry a feature, on the CPU. `fired` counts tokens, `prompts` sequences in which it fired at all."""
+
+    n_tokens: int
+    fired: Int[Tensor, " d_sae"]
+    prompts: Int[Tensor, " d_sae"]
+    encoder_bias: Float[Tensor, " d_sae"]
+    encoder_norm: Float[Tensor, " d_sae"]
+    encoder_decoder_cosine_sim: Float[Tensor, " d_sae"]
+    max_encoder_cosine_sim: Float[Tensor, " d_sae"]
+    max_decoder_cosine_sim: Float[Tensor, " d_sae"]
+
+    @property
+    def density(self) -> Float[Tensor, " d_sae"]:
+        """Share of the unmasked tokens on which each feature fires."""
+        return self.fired.double() / self.n_tokens
+
+    def summary(self) -> dict[str, float]:
+        """SAEBench's `misc_metrics`."""
+        density = self.density
+        total = density.sum().clamp_min(torch.finfo(density.dtype).tiny)
+        return {
+            "frac_alive": float((density > 0).double().mean()),
+            "freq_over_1_percent": float((density > 0.01).double().mean()),
+            "freq_over_10_percent": float((density > 0.1).double().mean()),
+            "normalized_freq_over_1_percent": float(density[density > 0.01].sum() / total),
+            "normalized_freq_over_10_percent": float(density[density > 0.1].sum() / total),
+            "average_max_encoder_cosine_sim": float(self.max_encoder_cosine_sim.double().mean()),
+            "average_max_decoder_cosine_sim": float(self.max_decoder_cosine_sim.double().mean()),
+        }
+
+
+class FeatureCounts:
+    """Accumulates how often features fire (value != 0) at unmasked tokens."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.fired = torch.zeros(d_sae, dtype=torch.int64)
+        self.prompts = torch.zeros(d_sae, dtype=torch.int64)
+        self.negative = False
+        """A code below zero was seen; SAEBench counts those in l0 but not in densities."""
+
+    def add(
+        self, codes: Codes, mask: Bool[Tensor, "batch pos"]
+    ) -> tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos"]]:
+        """Count one batch; returns each token's l0 and l1 (sum of |code|)."""
+        active = (codes.values != 0) & mask.unsqueeze(-1)
+        self.negative = self.negative or bool(((codes.values < 0) & active).any())
+        fired, prompts = _sparse_counts(codes, active) if isinstance(codes, SparseCodes) else _dense_counts(active)
+        self.fired += fired.cpu()
+        self.prompts += prompts.cpu()
+        return active.sum(-1), codes.values.abs().double().sum(-1)
+
+
+def _sparse_counts(codes: SparseCodes, active: Bool[Tensor, "batch pos slots"]) -> tuple[Tensor, Tensor]:
+    feature = codes.indices[active]
+    sequence = active.nonzero()[:, 0]
+    pairs = (sequence * codes.d_sae + feature).unique() % codes.d_sae
+    return torch.bincount(feature, minlength=codes.d_sae), torch.bincount(pairs, minlength=codes.d_sae)
+
+
+def _dense_counts(active: Bool[Tensor, "batch pos d_sae"]) -> tuple[Tensor, Tensor]:
+    by_sequence = active.sum(1)
+    return by_sequence.sum(0), (by_sequence > 0).sum(0)
+
+
+def feature_table(sae: Autoencoder, counts: FeatureCounts, n_tokens: int) -> FeatureTable:
+    """Counts and weight geometry together. The cosine with a zero vector is 0 (SAEBench's own is NaN)."""
+    W_enc, W_dec = sae.W_enc.detach().float(), sae.W_dec.detach().float()
+    return FeatureTable(
+        n_tokens=n_tokens,
+        fired=counts.fired,
+        prompts=counts.prompts,
+        encoder_bias=sae.b_enc.detach().float().cpu(),
+        encoder_norm=W_enc.norm(dim=0).cpu(),
+        encoder_decoder_cosine_sim=(normalize(W_enc.T, dim=1) * normalize(W_dec, dim=1)).sum(1).cpu(),
+        max_encoder_cosine_sim=max_cosine(W_enc.T).cpu(),
+        max_decoder_cosine_sim=max_cosine(W_dec).cpu(),
+    )
+
+
+def max_cosine(vectors: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Largest cosine similarity of each vector with any other (-1 for a vector alone); memory COSINE_CHUNK x n."""
+    unit = normalize(vectors, dim=1)
+    largest = []
+    for start in range(0, len(unit), COSINE_CHUNK):
+        cosines = unit[start : start + COSINE_CHUNK] @ unit.T
+        cosines.diagonal(offset=start).fill_(-1.0)
+        largest.append(cosines.max(dim=1).values)
+    return torch.cat(largest)
