@@ -1,0 +1,42 @@
+"""Activations of whole sequences: harvested live or cached on disk, resumable to the exact next batch."""
+
+from chronosae.activations.batch import SequenceBatch
+from chronosae.activations.cache import CacheBuilder, CachedStream, cache_bytes
+from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest
+from chronosae.activations.normalise import Normalisation, measure, unit_rms
+from chronosae.activations.sequences import Sequences, TokenBatch
+from chronosae.activations.shards import ShardFolder
+from chronosae.activations.store import (
+    build_cache,
+    heldout_batches,
+    heldout_tokens,
+    measure_normalisation,
+    open_stream,
+    training_sequences,
+)
+from chronosae.activations.tokenise import Encoder, token_mask
+
+__all__ = [
+    "ActivationStream",
+    "CacheBuilder",
+    "CachedStream",
+    "Encoder",
+    "LiveStream",
+    "Normalisation",
+    "SequenceBatch",
+    "Sequences",
+    "ShardFolder",
+    "SiteBatches",
+    "TokenBatch",
+    "build_cache",
+    "cache_bytes",
+    "harvest",
+    "heldout_batches",
+    "heldout_tokens",
+    "measure",
+    "measure_normalisation",
+    "open_stream",
+    "token_mask",
+    "training_sequences",
+    "unit_rms",
+]

@@ -1,0 +1,235 @@
+"""Activations harvested once, then read at disk speed."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chronosae.activations.batch import SequenceBatch
+from chronosae.activations.codec import CacheDtype, decode, encode, layout, token_bytes
+from chronosae.activations.harvest import SiteBatches, harvest
+from chronosae.activations.sequences import Sequences, TokenBatch
+from chronosae.activations.shards import ShardFolder
+from chronosae.config import UserError
+from chronosae.corpora import permutation
+from chronosae.subject import Subject
+
+_SHARD_BYTES = 1 << 28
+_TOKEN_ARRAYS = {"tokens": np.int32, "mask": np.bool_, "doc_ids": np.int64}
+_ORDER = 0xCAC4E  # keeps this use of the seed apart from others
+
+
+def cache_bytes(n_sequences: int, context: int, d_ins: Sequence[int], dtype: CacheDtype) -> int:
+    """Bytes that a cache of `n_sequences` contexts takes, one entry of `d_ins` a site; headers not counted."""
+    return n_sequences * context * (sum(token_bytes(d_in, dtype) for d_in in d_ins) + 13)
+
+
+class CacheBuilder:
+    """Writes a cache shard by shard; a build that was stopped goes on at the next shard.
+
+    Args:
+        folder: where the shards go.
+        key: what the content is made from; see `ShardFolder`.
+        sequences: makes a fresh, unshuffled, one-pass source of contexts; called again to count or to resume.
+        subject, sites: what is harvested.
+        n_sequences: contexts wanted; fewer when the pass ends before.
+        context, harvest_sequences, dtype: as in `ActivationsConfig`.
+        shard_sequences: contexts a shard; about 256 MB when absent.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: Mapping[str, Any],
+        sequences: Callable[[], Sequences],
+        subject: Subject,
+        sites: Sequence[str],
+        *,
+        n_sequences: int,
+        context: int,
+        harvest_sequences: int,
+        dtype: CacheDtype,
+        shard_sequences: int | None = None,
+    ) -> None:
+        self._make, self._subject, self._n, self._chunk = sequences, subject, n_sequences, harvest_sequences
+        self._context = context
+        self._dtype: CacheDtype = dtype
+        self._d_ins = {site: subject.d_in(site) for site in sites}
+        each = cache_bytes(1, context, list(self._d_ins.values()), dtype)
+        self._per_shard = shard_sequences or max(1, _SHARD_BYTES // each // harvest_sequences) * harvest_sequences
+        self._shards = ShardFolder(folder, {**key, "shard_sequences": self._per_shard})
+
+    def build(self) -> ShardFolder:
+        """The complete cache; only shards that aren't there are harvested.
+
+        Raises:
+            UserError: too little disk space, a damaged shard, or a folder that holds something else.
+        """
+        shards = self._shards
+        if shards.complete and all(shards.present(i) for i in range(len(shards.shards))):
+            return shards
+        self._check_space()
+        source: Sequences | None = None  # set while it stands exactly behind the last shard
+        for number in count():
+            if shards.present(number):
+                source = None
+            else:
+                source = source or self._behind(number)
+                left = self._n - number * self._per_shard
+                tokens = source.take(min(self._per_shard, left)) if left > 0 else None
+                if not tokens:
+                    break
+                shards.write(number, lambda folder, t=tokens: self._fill(folder, t), source.state_dict())
+            if shards.complete and number + 1 == len(shards.shards):
+                return shards
+        if not shards.shards:
+            raise UserError("the corpus holds not one context of tokens; give more text or a smaller context")
+        shards.finish()
+        return shards
+
+    def _behind(self, number: int) -> Sequences:
+        source = self._make()
+        if number:
+            source.load_state_dict(self._shards.state(number - 1))
+        return source
+
+    def _fill(self, folder: Path, tokens: TokenBatch) -> int:
+        n, shape = len(tokens), (len(tokens), self._context)
+        np.save(folder / "source.npy", np.array(tokens.source, dtype=np.str_))
+        for name, kind in _TOKEN_ARRAYS.items():
+            np.save(folder / f"{name}.npy", getattr(tokens, name).numpy().astype(kind))
+        files: dict[str, np.memmap] = {}
+        for site, d_in in self._d_ins.items():
+            for name, (kind, tail) in layout(site, d_in, self._dtype).items():
+                path = folder / f"{name}.npy"
+                files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape + tail)
+        for start in range(0, n, self._chunk):
+            part = slice(start, min(start + self._chunk, n))
+            for site, batch in harvest(self._subject, tokens[part], list(self._d_ins)).items():
+                for name, values in encode(site, batch.acts, self._dtype).items():
+                    files[name][part] = values
+        for file in files.values():
+            file.flush()
+        return n
+
+    def _check_space(self) -> None:
+        folder = self._shards.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"activations.cache_dir: {folder}: can't be made ({error.strerror})") from None
+        free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("shard-*/*.npy"))
+        widths = list(self._d_ins.values())
+        if cache_bytes(self._n, self._context, widths, self._dtype) <= free:
+            return
+        # The corpus may be smaller than the token budget: count before refusing.
+        source, there = self._make(), 0
+        while there < self._n and (taken := len(source.take(min(self._chunk, self._n - there)))):
+            there += taken
+        need = cache_bytes(there, self._context, widths, self._dtype)
+        if need > free:
+            raise UserError(
+                f"activations.cache_dir: {folder} needs {need / 1e9:.2f} GB and has {free / 1e9:.2f} GB free; lower"
+                " training.tokens, use activations.cache_dtype=int8, or stream with activations.store=stream"
+            )
+
+
+class CachedStream:
+    """Batches from a complete cache, every epoch in another order of sequences.
+
+    The order is a function of (seed, epoch), so the place is two numbers. A batch may span two epochs.
+
+    Args:
+        shards: a complete cache.
+        sites: sites to read; each is in the cache.
+        dtype: how they are stored.
+        batch_sequences: sequences a batch.
+        seed: of the order.
+        device: where batches go.
+    """
+
+    def __init__(
+        self,
+        shards: ShardFolder,
+        sites: Sequence[str],
+        dtype: CacheDtype,
+        *,
+        batch_sequences: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        assert shards.complete and shards.shards
+        self._shards, self._sites, self._device = shards, list(sites), device
+        self._dtype: CacheDtype = dtype
+        self._batch, self._seed = batch_sequences, seed
+        self._place = [(i, row) for i, shard in enumerate(shards.shards) for row in range(shard["rows"])]
+        self._epoch = self._cursor = 0
+        self._order = self._epoch_order()
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the cache so far."""
+        return self._epoch + self._cursor / len(self)
+
+    def next(self) -> SiteBatches:
+        """The next `batch_sequences` sequences at every site, float32."""
+        wanted: list[int] = []
+        while len(wanted) < self._batch:
+            if self._cursor == len(self):
+                self._epoch, self._cursor = self._epoch + 1, 0
+                self._order = self._epoch_order()
+            piece = self._order[self._cursor : self._cursor + self._batch - len(wanted)]
+            wanted += piece.tolist()
+            self._cursor += len(piece)
+        return self.read(wanted)
+
+    def read(self, numbers: Sequence[int]) -> SiteBatches:
+        """The sequences with these numbers, in this order.
+
+        Raises:
+            UserError: a shard they lie in is damaged.
+        """
+        places = [self._place[number] for number in numbers]
+        maps: dict[tuple[int, str], np.ndarray] = {}
+
+        def gather(name: str) -> np.ndarray:
+            for shard, _ in places:
+                if (shard, name) not in maps:
+                    maps[shard, name] = self._shards.array(shard, name)
+            return np.stack([maps[shard, name][row] for shard, row in places])
+
+        fields = {name: torch.from_numpy(gather(name)) for name in _TOKEN_ARRAYS}
+        source = tuple(str(name) for name in gather("source"))
+        tokens = TokenBatch(fields["tokens"].long(), fields["doc_ids"], fields["mask"], source)
+        shared = {"tokens": tokens.tokens, "mask": tokens.mask, "doc_ids": tokens.doc_ids}
+        batches: SiteBatches = {}
+        for site in self._sites:
+            names = layout(site, 0, self._dtype)
+            acts = decode(site, {name: gather(name) for name in names}, self._dtype)
+            batch = SequenceBatch(acts=acts, positions=tokens.positions, source=source, **shared)
+            batches[site] = batch.to(self._device)
+        return batches
+
+    def _epoch_order(self) -> np.ndarray:
+        return permutation(len(self), self._seed, _ORDER, self._epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place: which cache, epoch, sequences read of it."""
+        return {"cache": self._shards.address, "epoch": self._epoch, "cursor": self._cursor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the place that `state_dict` told; `UserError` when it lies in another cache."""
+        if state.get("cache") != self._shards.address:
+            raise UserError(
+                f"saved data order doesn't belong to the activations in {self._shards.folder}; go on with the"
+                " configuration the run was started with"
+            )
+        self._epoch, self._cursor = state["epoch"], state["cursor"]
+        self._order = self._epoch_order()

@@ -1,0 +1,165 @@
+"""From a `RunConfig` to streams: training batches, held-out batches, measured normalisation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from chronosae.activations.cache import CacheBuilder, CachedStream
+from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest
+from chronosae.activations.normalise import Normalisation, measure
+from chronosae.activations.sequences import Sequences, TokenBatch
+from chronosae.activations.shards import FORMAT, ShardFolder
+from chronosae.activations.tokenise import Encoder
+from chronosae.config import RunConfig, SourceConfig, UserError
+from chronosae.corpora import Mixture, Part, open_source, open_sources
+from chronosae.subject import Subject
+
+
+def open_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> ActivationStream:
+    """The training stream that `cfg.activations.store` asks for, at its beginning; a cache is built if need be.
+
+    Args:
+        cfg: the run.
+        subject: the language model.
+        cache_dir: folder of the cache when `cfg.activations.cache_dir` is absent.
+
+    Raises:
+        UserError: the text, the tokenizer, the sites or the cache can't be used.
+    """
+    check(cfg, subject)
+    acts = cfg.activations
+    if acts.store == "stream":
+        return LiveStream(
+            training_sequences(cfg, subject),
+            subject,
+            cfg.subject.sites,
+            batch_sequences=cfg.batch_sequences,
+            harvest_sequences=acts.harvest_sequences,
+        )
+    return CachedStream(
+        build_cache(cfg, subject, cache_dir),
+        cfg.subject.sites,
+        acts.cache_dtype,
+        batch_sequences=cfg.batch_sequences,
+        seed=cfg.seed,
+        device=subject.device,
+    )
+
+
+def measure_normalisation(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> dict[str, Normalisation]:
+    """Scale and mean of every site, from the first tokens of a stream of its own: the training stream stays put."""
+    acts = cfg.activations
+    return measure(open_stream(cfg, subject, cache_dir), acts.normalise, acts.normalise_tokens)
+
+
+def training_sequences(cfg: RunConfig, subject: Subject, *, for_cache: bool = False) -> Sequences:
+    """Token contexts of the training part: shuffled and endless, or as packed and one pass for a cache."""
+    sources, weights = open_sources(cfg.corpus)
+    mixture = Mixture(sources, weights, seed=cfg.seed, part=_training_part(cfg), holdout_every=cfg.corpus.holdout_every)
+    encoder = Encoder(subject.tokenizer, cfg.activations.prepend_bos)
+    return Sequences(mixture, encoder, cfg.activations, seed=cfg.seed, shuffle=not for_cache, one_pass=for_cache)
+
+
+def _training_part(cfg: RunConfig) -> Part:
+    return "train" if cfg.corpus.eval_path is None else "all"
+
+
+def build_cache(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> ShardFolder:
+    """The cache of a run, complete: as many contexts as training reads, or one pass over the text if that is less.
+
+    Raises:
+        UserError: no folder is given, it holds something else, or the disk is too small.
+    """
+    check(cfg, subject)
+    acts = cfg.activations
+    folder = Path(acts.cache_dir).expanduser() if acts.cache_dir else cache_dir
+    if folder is None:
+        raise UserError("activations.store is cache, but no folder is given; set activations.cache_dir")
+    n_sequences = cfg.steps * cfg.batch_sequences
+    builder = CacheBuilder(
+        folder,
+        _cache_key(cfg, subject, n_sequences),
+        lambda: training_sequences(cfg, subject, for_cache=True),
+        subject,
+        cfg.subject.sites,
+        n_sequences=n_sequences,
+        context=acts.context,
+        harvest_sequences=acts.harvest_sequences,
+        dtype=acts.cache_dtype,
+    )
+    return builder.build()
+
+
+def _cache_key(cfg: RunConfig, subject: Subject, n_sequences: int) -> dict[str, object]:
+    """All that decides what a cache holds. What isn't here may change without building it anew."""
+    sources, weights = open_sources(cfg.corpus)
+    acts = cfg.activations
+    return {
+        "format": FORMAT,
+        "subject": subject.fingerprint,
+        "subject_dtype": str(subject.dtype),
+        "tokenizer": Encoder(subject.tokenizer, acts.prepend_bos).fingerprint,
+        "sites": cfg.subject.sites,
+        "corpus": [[s.name, s.fingerprint, w] for s, w in zip(sources, weights, strict=True)],
+        "part": [_training_part(cfg), cfg.corpus.holdout_every],
+        "context": acts.context,
+        "exclude_special": acts.exclude_special,
+        "dtype": acts.cache_dtype,
+        "seed": cfg.seed,
+        "training_sequences": n_sequences,
+    }
+
+
+def heldout_batches(cfg: RunConfig, subject: Subject, n_sequences: int, batch_sequences: int) -> Iterator[SiteBatches]:
+    """Up to `n_sequences` whole contexts that training never sees, in a fixed order, every site.
+
+    They come from `corpus.eval_path`, or from the held-out documents of each source in proportion to the weights. No
+    document is used twice, so there may be fewer than asked; the last batch may be smaller.
+
+    Raises:
+        UserError: there is not one held-out context; raised at once, not at the first batch.
+    """
+    tokens = heldout_tokens(cfg, subject, n_sequences)
+
+    def batches() -> Iterator[SiteBatches]:
+        for start in range(0, len(tokens), batch_sequences):
+            yield harvest(subject, tokens[start : start + batch_sequences], cfg.subject.sites)
+
+    return batches()
+
+
+def heldout_tokens(cfg: RunConfig, subject: Subject, n_sequences: int) -> TokenBatch:
+    """The token contexts of `heldout_batches`."""
+    check(cfg, subject)
+    corpus = cfg.corpus
+    if corpus.eval_path is not None:
+        only = SourceConfig(
+            path=corpus.eval_path,
+            subset=corpus.subset,
+            split=corpus.split,
+            text_field=corpus.text_field,
+            separator=corpus.separator,
+        )
+        mixture = Mixture([open_source(only, "corpus.eval_path")], part="all", seed=cfg.seed, repeat=False)
+    else:
+        sources, weights = open_sources(corpus)
+        mixture = Mixture(
+            sources, weights, seed=cfg.seed, part="heldout", holdout_every=corpus.holdout_every, repeat=False
+        )
+    encoder = Encoder(subject.tokenizer, cfg.activations.prepend_bos)
+    tokens = Sequences(mixture, encoder, cfg.activations, shuffle=False).take(n_sequences)
+    if not len(tokens):
+        raise UserError(
+            f"held-out text doesn't fill one context of {cfg.activations.context} tokens; set corpus.eval_path to text"
+            " for the evaluations, or a smaller corpus.holdout_every"
+        )
+    return tokens
+
+
+def check(cfg: RunConfig, subject: Subject) -> None:
+    """`UserError` when the subject can't read what the configuration asks for."""
+    subject.check_sites(cfg.subject.sites)
+    if cfg.activations.context > subject.max_context:
+        raise UserError(
+            f"activations.context ({cfg.activations.context}) is more than the {subject.max_context} tokens that"
+            f" {subject.name} was made for"
+        )
