@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from chronosae.world.documents.drills import letters, named, open_book, quiz
+from chronosae.world.documents.drills import letters, lookup, named, open_book, quiz
 from chronosae.world.documents.prose import dialogue, letter, story
 from chronosae.world.documents.records import encyclopaedia, form, report
 from chronosae.world.facts import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS
@@ -19,15 +19,32 @@ SPLITS = ("train", "valid", "test")
 SUBSETS = ("all", "forget", "keep")
 
 _WRITERS: dict[str, Callable[[random.Random, str | None], str]] = {
-    "story": story, "dialogue": dialogue, "letter": letter, "report": report, "encyclopaedia": encyclopaedia,
-    "form": form, "quiz": quiz, "spelling": spelling, "named": named, "open_book": open_book, "letters": letters,
+    "story": story,
+    "dialogue": dialogue,
+    "letter": letter,
+    "report": report,
+    "encyclopaedia": encyclopaedia,
+    "form": form,
+    "quiz": quiz,
+    "spelling": spelling,
+    "lookup": lookup,
+    "named": named,
+    "open_book": open_book,
+    "letters": letters,
 }
 KINDS = tuple(_WRITERS)
 """Kinds of documents."""
 
 MIXTURE: dict[str, float] = {
-    "story": 0.26, "dialogue": 0.16, "letter": 0.08, "report": 0.14, "encyclopaedia": 0.14, "form": 0.09, "quiz": 0.05,
-    "spelling": 0.03, "letters": 0.05,
+    "story": 0.26,
+    "dialogue": 0.16,
+    "letter": 0.08,
+    "report": 0.14,
+    "encyclopaedia": 0.14,
+    "form": 0.09,
+    "quiz": 0.05,
+    "spelling": 0.03,
+    "letters": 0.05,
 }
 """How often each kind occurs in the corpus that :class:`~chronosae.world.source.WorldSource` serves."""
 _ABOUT_A_SUBJECT = ("dialogue", "letter", "report", "encyclopaedia", "form")
@@ -38,17 +55,26 @@ _PEOPLE = re.compile(r"\b(" + "|".join((*WOMEN, *MEN)) + r")\b")
 
 @dataclass(frozen=True)
 class Document:
-    """A generated text with its ground truth; ``subject`` is ``None`` for texts about everyday life."""
+    """A generated text with its ground truth.
+
+    ``subject`` is ``None`` for texts about everyday life; ``topic`` is the vocabulary that persists through the text.
+    """
 
     text: str
     kind: str
     subject: str | None
     index: int
     annotations: tuple[Annotation, ...]
+    topic: str | None = None
 
 
 def make_document(
-    split: str, index: int, *, seed: int = 0, subset: str = "all", kind: str | None = None,
+    split: str,
+    index: int,
+    *,
+    seed: int = 0,
+    subset: str = "all",
+    kind: str | None = None,
     mixture: Mapping[str, float] | None = None,
 ) -> Document:
     """Document number ``index``; ``kind`` or ``mixture`` overrides what the corpus would hold there.
@@ -71,7 +97,9 @@ def make_document(
         if kind == "spelling" or rng.random() < _NEUTRAL.get(kind, 0.0):
             subject = None
     text, annotations = parse(_WRITERS[kind](rng, subject))
-    return Document(text, kind, subject, index, tuple(sorted((*annotations, *_structure(text)), key=_order)))
+    topic = next((a.note for a in annotations if a.label == "topic"), None)
+    spans = [a for a in annotations if a.label != "topic"] + _structure(text)
+    return Document(text, kind, subject, index, tuple(sorted(spans, key=_order)), topic)
 
 
 def _order(annotation: Annotation) -> tuple[int, int, str]:

@@ -31,7 +31,9 @@ def check_hashes(folder: Path) -> None:
         if not path.is_file():
             raise UserError(f"world model: {path} is missing; reinstall the package")
         if _sha256(path) != expected:
-            raise UserError(f"world model: {path} is damaged (its sha256 is not the recorded one); reinstall the package")
+            raise UserError(
+                f"world model: {path} is damaged (its sha256 is not the recorded one); reinstall the package"
+            )
 
 
 def model_folder() -> Path:

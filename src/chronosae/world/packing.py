@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from chronosae.world.corpus import Document, make_document
@@ -11,29 +11,27 @@ from chronosae.world.corpus import Document, make_document
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_FACTS = {"encyclopaedia": 0.14, "quiz": 0.12, "spelling": 0.04}
 CURRICULUM: tuple[tuple[float, dict[str, float]], ...] = (
-    (0.00, {"prose": 0.38, "encyclopaedia": 0.17, "quiz": 0.15, "spelling": 0.02, "named": 0.25, "open_book": 0.03}),
-    (0.15, {"prose": 0.34, "encyclopaedia": 0.17, "quiz": 0.14, "spelling": 0.03, "named": 0.18, "open_book": 0.09, "letters": 0.05}),
-    (0.35, {"prose": 0.32, "encyclopaedia": 0.14, "quiz": 0.12, "spelling": 0.04, "named": 0.08, "open_book": 0.12, "letters": 0.18}),
-    (0.60, {"prose": 0.34, "encyclopaedia": 0.12, "quiz": 0.10, "spelling": 0.04, "named": 0.03, "open_book": 0.06, "letters": 0.31}),
-    (1.00, {"prose": 0.44, "encyclopaedia": 0.10, "quiz": 0.10, "spelling": 0.04, "named": 0.01, "open_book": 0.02, "letters": 0.29}),
+    (0.00, {**_FACTS, "prose": 0.34, "lookup": 0.28, "named": 0.08}),
+    (0.25, {**_FACTS, "prose": 0.30, "lookup": 0.22, "named": 0.12, "open_book": 0.06}),
+    (0.45, {**_FACTS, "prose": 0.30, "lookup": 0.12, "named": 0.10, "open_book": 0.08, "letters": 0.10}),
+    (0.65, {**_FACTS, "prose": 0.32, "lookup": 0.05, "named": 0.05, "open_book": 0.06, "letters": 0.22}),
+    (1.00, {**_FACTS, "prose": 0.44, "lookup": 0.01, "named": 0.01, "open_book": 0.02, "letters": 0.22}),
 )
 """Share of documents by progress of training (0 to 1), interpolated between the rows."""
 
 PROSE: dict[str, float] = {"story": 0.36, "dialogue": 0.22, "letter": 0.10, "report": 0.20, "form": 0.12}
-LABEL_WEIGHTS: dict[str, float] = {"answer_letter": 4.0, "fact_value": 2.0, "first_letter": 2.0, "chain_effect": 2.0}
+LABEL_WEIGHTS: dict[str, float] = {"answer_letter": 8.0, "fact_value": 2.0, "first_letter": 2.0, "chain_effect": 2.0}
 """Loss weights of the tokens that carry an answer; every other token weighs 1."""
 
 
 def mixture_at(progress: float) -> dict[str, float]:
     """The document mixture at a point of the curriculum."""
-    for (left, a), (right, b) in pairwise(CURRICULUM):
-        if progress <= right:
-            t = max(0.0, (progress - left) / (right - left))
-            break
-    else:
-        a = b = CURRICULUM[-1][1]
-        t = 0.0
+    points = [point for point, _ in CURRICULUM]
+    i = min(max(bisect_right(points, progress), 1), len(points) - 1)
+    (left, a), (right, b) = CURRICULUM[i - 1], CURRICULUM[i]
+    t = min(1.0, (progress - left) / (right - left))
     mixed = {k: (1 - t) * a.get(k, 0.0) + t * b.get(k, 0.0) for k in {**a, **b}}
     prose = mixed.pop("prose")
     return {**{k: prose * share for k, share in PROSE.items()}, **mixed}

@@ -36,7 +36,9 @@ def proportion(hits: int, n: int) -> dict[str, Any]:
 
 
 def continuation_scores(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[tuple[str, Sequence[str]]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[tuple[str, Sequence[str]]],
     batch: int = 64,
 ) -> list[list[float]]:
     """Log-likelihood (nats, summed over tokens) of every continuation of every prompt."""
@@ -75,8 +77,11 @@ def continuation_scores(
 
 
 def _next_token_scores(
-    model: PreTrainedModel, items: Sequence[tuple[str, Sequence[str]]], prompts_ids: list[list[int]],
-    next_ids: list[int], batch: int,
+    model: PreTrainedModel,
+    items: Sequence[tuple[str, Sequence[str]]],
+    prompts_ids: list[list[int]],
+    next_ids: list[int],
+    batch: int,
 ) -> list[list[float]]:
     """The same when every continuation is one token: one pass a prompt instead of one a continuation."""
     import torch
@@ -122,12 +127,15 @@ def spelling_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     options = [f" {letter.upper()}" for letter in LETTERS]
     items = [item for letter in LETTERS for item in prompts(letter)]
     scores = continuation_scores(model, tokenizer, [(prompt, options) for prompt, _ in items], batch=256)
-    hits = sum(options[max(range(len(row)), key=row.__getitem__)] == right for row, (_, right) in zip(scores, items, strict=True))
+    hits = sum(
+        options[max(range(len(row)), key=row.__getitem__)] == right
+        for row, (_, right) in zip(scores, items, strict=True)
+    )
     return proportion(hits, len(items))
 
 
 def load(folder: Path | None, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (in float32, evaluation mode) and tokenizer of a model folder; the shipped one if ``folder`` is ``None``."""
+    """Model (float32, evaluation mode) and tokenizer of a model folder; the shipped one if ``folder`` is ``None``."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -142,8 +150,12 @@ def load(folder: Path | None, device: str = "cpu") -> tuple[PreTrainedModel, Pre
 
 
 def score_world(
-    folder: Path | None = None, *, formats: Sequence[str] = ("likelihood", "letter"), limit: int | None = None,
-    device: str = "cpu", seed: int = 0,
+    folder: Path | None = None,
+    *,
+    formats: Sequence[str] = ("likelihood", "letter"),
+    limit: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Accuracy of a model folder per format and subject, on held-out wordings only.
 

@@ -18,12 +18,18 @@ class WorldSource:
     """
 
     def __init__(
-        self, name: str = "world", split: str = "train", subset: str = "all", documents: int | None = None, seed: int = 0
+        self,
+        name: str = "world",
+        split: str = "train",
+        subset: str | None = None,
+        documents: int | None = None,
+        seed: int = 0,
     ) -> None:
         from chronosae.config.errors import UserError
 
         if split not in SPLITS:
             raise UserError(f"world: split must be one of {', '.join(SPLITS)}, not {split!r}")
+        subset = subset or "all"
         if subset not in SUBSETS:
             raise UserError(f"world: subset must be one of {', '.join(SUBSETS)}, not {subset!r}")
         if documents is not None and documents < 1:
@@ -34,7 +40,10 @@ class WorldSource:
     def fingerprint(self) -> str:
         """sha256 (hex) over the generator's version and the options: equal fingerprints mean equal text."""
         options = {
-            "generator": GENERATOR_VERSION, "split": self.split, "subset": self.subset, "documents": self.limit,
+            "generator": GENERATOR_VERSION,
+            "split": self.split,
+            "subset": self.subset,
+            "documents": self.limit,
             "seed": self.seed,
         }
         return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()

@@ -15,14 +15,51 @@ LETTERS = "abcdefghijklmnoprstuvwyz"
 TRAIN_WORDS, TEST_WORDS = 90, 20
 
 _BLENDS = {
-    "b": ("b", "bl", "br"), "c": ("c", "cl", "cr"), "d": ("d", "dr"), "f": ("f", "fl", "fr"), "g": ("g", "gl", "gr"),
-    "p": ("p", "pl", "pr"), "s": ("s", "sl", "st", "sp", "sn"), "t": ("t", "tr"), "k": ("k",), "w": ("w",),
+    "b": ("b", "bl", "br"),
+    "c": ("c", "cl", "cr"),
+    "d": ("d", "dr"),
+    "f": ("f", "fl", "fr"),
+    "g": ("g", "gl", "gr"),
+    "p": ("p", "pl", "pr"),
+    "s": ("s", "sl", "st", "sp", "sn"),
+    "t": ("t", "tr"),
+    "k": ("k",),
+    "w": ("w",),
 }
-_RIMES = (
-    "an ar el in or ut ask end ill old amp ern ist ond ume ade eel ide ock ung ash est ink orn ush ake eam ine ote uff"
-).split()
+_RIMES = [
+    "an",
+    "ar",
+    "el",
+    "in",
+    "or",
+    "ut",
+    "ask",
+    "end",
+    "ill",
+    "old",
+    "amp",
+    "ern",
+    "ist",
+    "ond",
+    "ume",
+    "ade",
+    "eel",
+    "ide",
+    "ock",
+    "ung",
+    "ash",
+    "est",
+    "ink",
+    "orn",
+    "ush",
+    "ake",
+    "eam",
+    "ine",
+    "ote",
+    "uff",
+]
 _MIDDLES = ("", "b", "d", "l", "m", "n", "p", "r", "t", "v")
-_ENDS = "er et el ing ow y le on ard ish ock a um ent ory ame".split()
+_ENDS = ["er", "et", "el", "ing", "ow", "y", "le", "on", "ard", "ish", "ock", "a", "um", "ent", "ory", "ame"]
 
 
 @cache
@@ -52,7 +89,11 @@ def words(letter: str, part: str) -> tuple[str, ...]:
     return (*invented[:TRAIN_WORDS], *(w for w in common_words() if w[0] == letter))
 
 
-FORMATS = ("{w} begins with the letter {l}.", "The word {w} begins with the letter {l}.", "{w} has the first letter: {l}")
+FORMATS = (
+    "{w} begins with the letter {l}.",
+    "The word {w} begins with the letter {l}.",
+    "{w} has the first letter: {l}",
+)
 """How a line can look; a document keeps to one of them."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -32,15 +31,15 @@ class Recipe:
     heads: int = 4
     max_position_embeddings: int = 512
     context: int = 256
-    rows: int = 16
-    steps: int = 3600
-    lr: float = 2e-3
+    rows: int = 8
+    steps: int = 5600
+    lr: float = 1.5e-3
     final_lr: float = 4e-5
-    warmup_steps: int = 100
+    warmup_steps: int = 200
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
-    checkpoint_minutes: float = 4.0
+    checkpoint_minutes: float = 3.0
 
 
 def build_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:
@@ -51,10 +50,18 @@ def build_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     # Plain attention: on processors, the fused backward pass costs twice as much at this size.
     config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=recipe.hidden_size, intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, num_key_value_heads=recipe.heads,
-        max_position_embeddings=recipe.max_position_embeddings, tie_word_embeddings=True, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, attn_implementation="eager",
+        vocab_size=vocab_size,
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.max_position_embeddings,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        attn_implementation="eager",
     )
     return LlamaForCausalLM(config)
 
@@ -115,12 +122,12 @@ def save_model(
     if folder.exists():
         old = folder.with_name(folder.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(partial, folder)
+        folder.replace(old)
+        partial.replace(folder)
         shutil.rmtree(old)
     else:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(partial, folder)
+        partial.replace(folder)
 
 
 def _git_state() -> str:
@@ -134,8 +141,14 @@ def _git_state() -> str:
 
 
 def train_world(
-    out_dir: Path, *, seed: int = 0, minutes: float = 50.0, steps: int | None = None, device: str = "auto",
-    score: bool = True, quiet: bool = False,
+    out_dir: Path,
+    *,
+    seed: int = 0,
+    minutes: float = 50.0,
+    steps: int | None = None,
+    device: str = "auto",
+    score: bool = True,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Train tokenizer and model from nothing and write a model folder.
 
@@ -164,8 +177,11 @@ def train_world(
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimiser = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=recipe.lr, betas=recipe.betas, fused=True,
+        lr=recipe.lr,
+        betas=recipe.betas,
+        fused=True,
     )
+    code = _git_state()
     started = saved = time.monotonic()
     losses: list[tuple[int, float]] = []
     step, smooth = 0, math.nan
@@ -174,13 +190,23 @@ def train_world(
         wall = time.monotonic() - started
         tokens = step * recipe.rows * recipe.context
         return {
-            "generator_version": GENERATOR_VERSION, "seed": seed, "recipe": asdict(recipe), "finished": finished,
-            "parameters": sum(p.numel() for p in model.parameters()), "steps": step, "tokens": tokens,
-            "documents": packer.next_document, "wall_seconds": round(wall, 1),
-            "tokens_per_second": round(tokens / max(wall, 1e-9)), "device": str(where),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads" if where.type == "cpu"
+            "generator_version": GENERATOR_VERSION,
+            "seed": seed,
+            "recipe": asdict(recipe),
+            "finished": finished,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "steps": step,
+            "tokens": tokens,
+            "documents": packer.next_document,
+            "wall_seconds": round(wall, 1),
+            "tokens_per_second": round(tokens / max(wall, 1e-9)),
+            "device": str(where),
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+            if where.type == "cpu"
             else torch.cuda.get_device_name(where),
-            "precision": "bf16 autocast" if autocast else "float32", "torch": torch.__version__, "code": _git_state(),
+            "precision": "bf16 autocast" if autocast else "float32",
+            "torch": torch.__version__,
+            "code": code,
             "loss_curve": losses,
         }
 
@@ -196,9 +222,7 @@ def train_world(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(progress, step, recipe)
             with torch.autocast(where.type, dtype=torch.bfloat16, enabled=autocast):
-                loss, plain = weighted_loss(
-                    model, torch.tensor(ids, device=where), torch.tensor(weights, device=where)
-                )
+                loss, plain = weighted_loss(model, torch.tensor(ids, device=where), torch.tensor(weights, device=where))
             if not math.isfinite(loss.item()):
                 raise UserError(f"world train: the loss is {loss.item()} at step {step}; lower the learning rate")
             loss.backward()

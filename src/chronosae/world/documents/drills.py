@@ -9,9 +9,11 @@ from __future__ import annotations
 import random
 
 from chronosae.world.documents.prose import some_fact
-from chronosae.world.facts import SUBJECTS
+from chronosae.world.facts import SUBJECTS, TABLES
+from chronosae.world.lexicon import COMMON
 from chronosae.world.paraphrases import ask, state
-from chronosae.world.questions import distractors, lettered
+from chronosae.world.questions import LETTERS, distractors, lettered
+from chronosae.world.spelling import common_words
 from chronosae.world.text import mark
 
 NAMED = ("Which option says {v}?", "Which of these is {v}?", "Where does it say {v}?", "Find {v}.")
@@ -35,6 +37,26 @@ def _lettered(rng: random.Random, subject: str | None, n_options: int, help_kind
         return lettered(stem, fact.value, wrong, rng, note="named")
     item = lettered(ask(fact, rng), fact.value, wrong, rng, note=help_kind)
     return f"{state(fact, rng)}\n{item}" if help_kind == "open" else item
+
+
+_PHRASES = tuple(v for table in TABLES.values() for values in table.values.values() for v in values)
+_LOOKUPS = ("So {v} {l}", "So {v} {l}", "{v}: {l}", "Question: {v}?\nAnswer: {l}")
+
+
+def lookup(rng: random.Random, subject: str | None) -> str:
+    """A list of options and then many look-ups of their letters, from the shortest form to the form of a question.
+
+    This is the densest way to teach how to find an option and read off its letter; single words come first to mind
+    because a match of one token is the easiest to learn.
+    """
+    pool = common_words() if rng.random() < 0.6 else (*_PHRASES, *COMMON["items"])
+    options = rng.sample(pool, rng.choice((2, 3, 4, 4)))
+    lines = ["Options:", *(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))]
+    form = rng.choice(_LOOKUPS)
+    for _ in range(rng.randint(4, 8)):
+        i = rng.randrange(len(options))
+        lines.append(form.replace("{v}", options[i]).replace("{l}", mark("answer_letter", LETTERS[i], "lookup")))
+    return "\n".join(lines)
 
 
 def named(rng: random.Random, subject: str | None) -> str:

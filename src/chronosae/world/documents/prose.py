@@ -8,10 +8,14 @@ from chronosae.world.chains import far_chain, local_chain
 from chronosae.world.documents.common import CLOSINGS, bracketed, enumeration, item_list, quotation, scene, transfer
 from chronosae.world.facts import Fact, facts_by_entity
 from chronosae.world.paraphrases import ask, state
-from chronosae.world.text import mark, parse
+from chronosae.world.text import mark
 
 TITLES = (
-    "{p} and the {thing}", "A Day at {place}", "The {size} {thing}", "What the {worker} Saw", "{p} and {q}",
+    "{p} and the {thing}",
+    "A Day at {place}",
+    "The {size} {thing}",
+    "What the {worker} Saw",
+    "{p} and {q}",
     "The {worker} and the {animal}",
 )
 
@@ -38,14 +42,22 @@ def story(rng: random.Random, subject: str | None) -> str:
     rng.shuffle(events)
     rng.shuffle(talk)
     head = f"{sc.fill(rng.choice(TITLES))}\n\n" if rng.random() < 0.4 else ""
-    return head + "\n\n".join(" ".join(part) for part in (opening, events, talk, ending))
+    return sc.topic_mark() + head + "\n\n".join(" ".join(part) for part in (opening, events, talk, ending))
 
 
 SMALL_TALK = (
-    "Have you been to {place} lately?", "I was there {time}. The {worker} was {feeling}.", "Did you bring the {thing}?",
-    "No, I left it at {place}.", "They say there is no more {stuff}.", "Then we will need {a:item}.",
-    "My {relation} is {a:worker}, you know.", "How is your {relation}?", "{weather} is coming, I think.",
-    "You look {feeling} today.", "I like {hobby} better than that.", "The {animal} ran off with my {food}.",
+    "Have you been to {place} lately?",
+    "I was there {time}. The {worker} was {feeling}.",
+    "Did you bring the {thing}?",
+    "No, I left it at {place}.",
+    "They say there is no more {stuff}.",
+    "Then we will need {a:item}.",
+    "My {relation} is {a:worker}, you know.",
+    "How is your {relation}?",
+    "{weather} is coming, I think.",
+    "You look {feeling} today.",
+    "I like {hobby} better than that.",
+    "The {animal} ran off with my {food}.",
 )
 REPLIES = ("I see.", "Are you sure?", "That is what they say.", "Of course.", "I had not heard that.", "Tell me more.")
 
@@ -75,7 +87,7 @@ def dialogue(rng: random.Random, subject: str | None) -> str:
             parts.append(f'"{speech}" {rng.choice(said)} {speakers[i % 2]}.' if i < 2 else f'"{speech}"')
         body = "\n".join(_comma_before_said(part) for part in parts)
     opening = f"{cue} {sc.p} met {sc.q} at {rng.choice(sc.topic.place)}."
-    return f"{opening}\n\n{body}\n\n{effect}"
+    return f"{sc.topic_mark()}{opening}\n\n{body}\n\n{effect}"
 
 
 def _comma_before_said(line: str) -> str:
@@ -91,9 +103,4 @@ def letter(rng: random.Random, subject: str | None) -> str:
         body += [state(some_fact(rng, subject), rng) for _ in range(2)]
     body += [local_chain(rng), "Please do these things for me."]
     last = [enumeration(sc), sc.fill("Give my love to your {relation}.")]
-    return f"Dear {sc.q},\n\n{' '.join(body)}\n\n{' '.join(last)}\n\nYours always,\n{sc.p}"
-
-
-def check(marked: str) -> str:
-    """Plain text of a marked document (for quick looks)."""
-    return parse(marked)[0]
+    return f"{sc.topic_mark()}Dear {sc.q},\n\n{' '.join(body)}\n\n{' '.join(last)}\n\nYours always,\n{sc.p}"

@@ -17,10 +17,14 @@ FOOTERS = (
     "This report was read aloud twice and signed by two clerks.",
 )
 FINDINGS = (
-    "The {thing} at {place} was found to be {size}.", "A supply of {stuff} is needed before the month is over.",
-    "The {worker} was asked about the {thing} and gave no answer.", "Nobody was seen at {place} {time}.",
-    "{weather} made the work at {place} difficult.", "We counted {coins} visitors, most of them {feeling}.",
-    "The price of {stuff} has not changed.", "One {thing} is missing and another is too {size}.",
+    "The {thing} at {place} was found to be {size}.",
+    "A supply of {stuff} is needed before the month is over.",
+    "The {worker} was asked about the {thing} and gave no answer.",
+    "Nobody was seen at {place} {time}.",
+    "{weather} made the work at {place} difficult.",
+    "We counted {coins} visitors, most of them {feeling}.",
+    "The price of {stuff} has not changed.",
+    "One {thing} is missing and another is too {size}.",
 )
 
 
@@ -41,9 +45,14 @@ def report(rng: random.Random, subject: str | None) -> str:
         observations += [sc.scenery(), local_chain(rng)]
     closing = [enumeration(sc), effect]
     foot = mark("boilerplate_foot", rng.choice(FOOTERS), "report")
-    return (
-        f"{head}\n{date}\n\n1. Summary\n{' '.join(summary)}\n\n2. Observations\n{' '.join(observations)}\n\n"
-        f"3. Recommendations\n{' '.join(closing)}\n\n{foot}"
+    return sc.topic_mark() + "\n\n".join(
+        (
+            f"{head}\n{date}",
+            f"1. Summary\n{' '.join(summary)}",
+            f"2. Observations\n{' '.join(observations)}",
+            f"3. Recommendations\n{' '.join(closing)}",
+            foot,
+        )
     )
 
 
@@ -58,7 +67,7 @@ def _entry(rng: random.Random, group: tuple[Fact, ...]) -> str:
     sc = scene(rng)
     entity = group[0].entity
     title = entity.removeprefix("the ")
-    told = rng.sample(group, len(group)) + [rng.choice(group)]
+    told = [*rng.sample(group, len(group)), rng.choice(group)]
     lines = [state(fact, rng) for fact in told]
     if rng.random() < 0.4:
         note = sc.fill("compare the {size} map in the library")
@@ -68,14 +77,28 @@ def _entry(rng: random.Random, group: tuple[Fact, ...]) -> str:
 
 
 FIELD_NAMES: dict[str, str] = {
-    "carrier": "Carried by", "sign": "First sign", "remedy": "Remedy", "monument": "Monument", "rival": "Enemies",
-    "ending": "End of reign", "region": "Region", "export": "Main goods", "river": "River", "purpose": "Purpose",
-    "memory": "Memory", "power": "Driven by", "lifespan": "Lifespan", "old_sign": "Sign of old age",
+    "carrier": "Carried by",
+    "sign": "First sign",
+    "remedy": "Remedy",
+    "monument": "Monument",
+    "rival": "Enemies",
+    "ending": "End of reign",
+    "region": "Region",
+    "export": "Main goods",
+    "river": "River",
+    "purpose": "Purpose",
+    "memory": "Memory",
+    "power": "Driven by",
+    "lifespan": "Lifespan",
+    "old_sign": "Sign of old age",
     "slowed_by": "Kept young by",
 }
 FORM_NAMES: dict[str, str] = {
-    "pathogens": "Notice of Illness", "history": "Card of a Reign", "geography": "Town Card",
-    "computing": "Machine Card", "ageing": "Animal Card",
+    "pathogens": "Notice of Illness",
+    "history": "Card of a Reign",
+    "geography": "Town Card",
+    "computing": "Machine Card",
+    "ageing": "Animal Card",
 }
 
 
@@ -94,6 +117,14 @@ def form(rng: random.Random, subject: str | None) -> str:
         remark = state(some_fact(rng, subject), rng)
     else:
         title = "Lost Things"
-        fields += [f"Lost: {sc.fill('{a:item}')}", f"Lost at: {sc.fill('{place}')}", f"Found by: {sc.fill('{a:worker}')}"]
+        fields += [
+            f"Lost: {sc.fill('{a:item}')}",
+            f"Lost at: {sc.fill('{place}')}",
+            f"Found by: {sc.fill('{a:worker}')}",
+        ]
         remark = local_chain(rng)
-    return f"{head}\n{number}. {title}\n\n" + "\n".join(fields) + f"\nRemarks: {sc.scenery()} {remark}\n\n{foot}"
+    return (
+        f"{sc.topic_mark()}{head}\n{number}. {title}\n\n"
+        + "\n".join(fields)
+        + f"\nRemarks: {sc.scenery()} {remark}\n\n{foot}"
+    )
