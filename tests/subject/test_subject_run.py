@@ -149,7 +149,7 @@ def test_gradients_flow_to_the_activations_continued_from(subject: Subject) -> N
 
 def test_harvest_never_reaches_what_lies_behind_the_last_site(subject: Subject) -> None:
     reached: list[str] = []
-    parts = {"layer 2": subject.model.get_decoder().get_submodule(_layers_name(subject) + ".2")}
+    parts = {"layer 2": subject._anatomy.layers[2]}
     parts["head"] = subject.model.get_output_embeddings()
     handles = [part.register_forward_hook(lambda *_, name=name: reached.append(name)) for name, part in parts.items()]
     subject.activations(random_tokens(1, 4), ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"])
@@ -158,10 +158,6 @@ def test_harvest_never_reaches_what_lies_behind_the_last_site(subject: Subject) 
     assert reached == ["layer 2"]
     for handle in handles:
         handle.remove()
-
-
-def _layers_name(subject: Subject) -> str:
-    return "h" if subject.info.architecture == "gpt2" else "layers"
 
 
 def test_continuing_never_computes_the_layers_before(subject: Subject) -> None:

@@ -112,10 +112,11 @@ def dissect(model: Any) -> Anatomy:
     Raises:
         UserError: the model keeps its layers where we don't look.
     """
-    trunk = model.get_decoder()
-    layers = next(
-        (part for name in ("layers", "h") if isinstance(part := getattr(trunk, name, None), nn.ModuleList)), None
-    )
+    # transformers 4.56's get_decoder answers with the whole model for GPT-2 and GPT-NeoX.
+    places = [
+        getattr(trunk, name, None) for trunk in (model.get_decoder(), model.base_model) for name in ("layers", "h")
+    ]
+    layers = next((place for place in places if isinstance(place, nn.ModuleList)), None)
     if layers is None or len(layers) == 0:
         raise UserError(
             f"subject.model: can't find the decoder layers of {type(model).__name__}; supported: {', '.join(FAMILIES)},"
