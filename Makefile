@@ -35,7 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/trainer_overhead.py
 
 docs: $(STAMP)
-	$(BIN)/python -m chronosae.cli docs docs/reference
+	$(BIN)/chronosae config --markdown > docs/configuration.md
 
 clean:
 	rm -rf $(VENV) .parity

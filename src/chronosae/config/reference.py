@@ -1,7 +1,9 @@
 """The configuration reference, made from the schema: a field's docstring is its documentation."""
 
+import json
+import types
 from collections.abc import Iterator
-from typing import NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -20,15 +22,19 @@ class Entry(NamedTuple):
 
 
 def entries(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[Entry]:
-    """Every leaf key under `model`, in order."""
+    """Every key under `model`, in order."""
     for name, field in model.model_fields.items():
         key, inner = f"{prefix}{name}", _section(field)
+        leaf = Entry(key, _type(field.annotation), _default(field), " ".join((field.description or "").split()))
         if inner is None:
-            yield Entry(key, _type(field), _default(field), " ".join((field.description or "").split()))
+            yield leaf
+        elif get_origin(field.annotation) is list:
+            yield leaf
+            yield from entries(inner, f"{key}[].")
         else:
-            yield from entries(inner, f"{key}.")
             if get_args(field.annotation):
-                yield Entry(key, "section or null", "on", " ".join((field.description or "").split()))
+                yield leaf._replace(type="section or null", default="on")
+            yield from entries(inner, f"{key}.")
 
 
 def as_text() -> str:
@@ -49,22 +55,31 @@ def as_markdown() -> str:
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    """The nested section a field holds (optional ones too); None for a leaf."""
+    """The nested section a field holds (an optional one or a list of them too); None for a leaf."""
     candidates = [field.annotation, *get_args(field.annotation)]
-    if str(field.annotation).startswith("list["):
-        return None
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
-def _type(field: FieldInfo) -> str:
-    text = str(field.annotation) if get_args(field.annotation) else getattr(field.annotation, "__name__", "any")
-    for noise in ("typing.", "chronosae.config.schema.", "Annotated["):
-        text = text.replace(noise, "")
-    return text.replace("Literal[", "one of [")
+def _type(annotation: Any) -> str:
+    """A type as people would write it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(argument) for argument in arguments)
+    if origin is not None:
+        return f"{origin.__name__} of " + ", ".join(_type(argument) for argument in arguments)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}.get(
+        annotation, "anything"
+    )
 
 
 def _default(field: FieldInfo) -> str:
-    return "required" if field.default is PydanticUndefined else str(field.default)
+    return "required" if field.default is PydanticUndefined else json.dumps(field.default, default=str)
 
 
 def _cell(text: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chronosae.activations import SequenceBatch, heldout_batches, measure, open_stream
+from chronosae.activations import SequenceBatch, heldout_batches, measure_normalisation, open_stream
 from chronosae.autoencoders import Autoencoder, Normalisation, build_from_spec, save
 from chronosae.config import RunConfig, UserError, config_sha256, load_config, to_yaml
 from chronosae.evals import CoreResult, Provenance, evaluate_core, write_core
@@ -109,9 +109,7 @@ class _Run:
 
     def _trainees(self) -> list[Trainee]:
         with self.reporter.phase("measuring the activations"):
-            # A stream of its own: measuring must not use up what training will see.
-            stream = open_stream(self.cfg, self.subject, cache_folder(self.cfg, self.out_dir))
-            measured = measure(stream, self.cfg.activations.normalise, self.cfg.activations.normalise_tokens)
+            measured = measure_normalisation(self.cfg, self.subject, cache_folder(self.cfg, self.out_dir))
         trainees = []
         for planned in self.plan.saes:
             site = measured[planned.site]

@@ -7,16 +7,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from chronosae.config import LoggingConfig, UserError
 from chronosae.training.trainer import LogEvent
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Somewhere that takes numbers."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+    def write(self, step: int, values: Mapping[str, int | float]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -106,7 +107,7 @@ class _TensorBoard:
 
         self._writer = SummaryWriter(str(folder))
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
@@ -122,7 +123,7 @@ class _Service:
         folder_option = {"dir": str(folder)} if module.__name__ == "wandb" else {}
         module.init(project=project, name=name, **folder_option)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, int | float]) -> None:
         self._module.log(dict(values), step=step)
 
     def close(self) -> None:

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from chronosae.activations import SequenceBatch
 from chronosae.training.trainee import StepMetrics, Trainee
 
 
+@runtime_checkable
 class Stream(Protocol):
     """What the trainer needs of an activation store."""
 
