@@ -21,9 +21,10 @@ def training_figure(runs: Sequence[Run]) -> Figure | None:
     every = [series for series in series_of(runs) if any(training_lines(series, metric) for metric in PANELS)]
     if not every:
         return None
-    figure = Figure(figsize=(7.2, 7.6))
+    # room for every name beside its panel
+    figure = Figure(figsize=(7.2, max(7.6, 0.62 * len(every))))
     for row, (metric, name) in enumerate(PANELS.items()):
-        ax = figure.add_axes((0.1, 0.065 + 0.315 * (2 - row), 0.64, 0.25))
+        ax = figure.add_axes((0.1, 0.065 + 0.315 * (2 - row), 0.61, 0.25))
         found = [(series, lines) for series in every if (lines := training_lines(series, metric))]
         for series, lines in found:
             for tokens, values in lines:
@@ -73,8 +74,8 @@ def density_figure(runs: Sequence[Run]) -> Figure | None:
     lowest = min((min((v for v in values if v > 0), default=1.0) for _, values in found), default=1e-6)
     first = int(np.floor(np.log10(lowest)))
     edges = 10.0 ** np.linspace(min(first, -1), 0, DECADE_BINS * -min(first, -1) + 1)
-    figure = Figure(figsize=(6.8, 3.9))
-    ax = figure.add_axes((0.1, 0.14, 0.6, 0.76))
+    figure = Figure(figsize=(7.6, 3.9))
+    ax = figure.add_axes((0.09, 0.14, 0.54, 0.76))
     peaks = []
     for series, values in found:
         shares = np.histogram([v for v in values if v > 0], bins=edges)[0] / len(values)

@@ -60,8 +60,8 @@ def sparsity_figure(runs: Sequence[Run]) -> Figure | None:
     found = [(series, points) for series in series_of(runs) if (points := _sparsity_points(series))]
     if not found:
         return None
-    figure = Figure(figsize=(6.8, 4.4))
-    ax = figure.add_axes((0.115, 0.125, 0.62, 0.78))
+    figure = Figure(figsize=(7.2, 4.4))
+    ax = figure.add_axes((0.11, 0.125, 0.58, 0.78))
     curves = _pca_curves(runs)
     for curve in curves:
         ax.plot(list(curve), list(curve.values()), color=style.GREY, linewidth=1.2, linestyle=(0, (4, 2)), label="PCA")
@@ -132,10 +132,11 @@ def recovery_figure(runs: Sequence[Run]) -> Figure | None:
         for series, value in found[name]:
             _bar(ax, shown.index(series), series, value)
         lows = [e.low if e.low is not None else e.mean for _, e in found[name]]
-        ax.set_xlim(min([0.0, *lows]), 1.18)
+        left = min([0.0, *lows])
+        ax.set_xlim(1.05 * left, 1.18)
         ax.set_ylim(len(shown) - 0.4, -0.6)
         ax.set_yticks(range(len(shown)), [series.label if column == 0 else "" for series in shown])
-        ax.tick_params(axis="y", length=0, labelsize=8.5)
+        ax.tick_params(axis="y", length=0, labelsize=8)
         ax.grid(axis="y", visible=False)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1])
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -26,6 +26,15 @@ def series_of(runs: Sequence[Run]) -> list[Series]:
     series = []
     for i, (run, base, members) in enumerate(found):
         parts = [run.label] * (len(runs) > 1) + [base] + [members[0].site] * (len(sites) > 1)
-        label = style.clip(" · ".join(parts))
-        series.append(Series(run, tuple(members), label, style.color(i), style.marker(i)))
+        series.append(Series(run, tuple(members), _label(parts), style.color(i), style.marker(i)))
     return series
+
+
+def _label(parts: Sequence[str], room: int = 26) -> str:
+    """Parts that fit whole stay whole; each of the others is cut in its own middle, so that none is lost."""
+    room -= 3 * (len(parts) - 1)
+    share = {}
+    for left, i in enumerate(sorted(range(len(parts)), key=lambda i: len(parts[i]))):
+        share[i] = min(len(parts[i]), room // (len(parts) - left))
+        room -= share[i]
+    return " · ".join(style.clip(part, share[i]) for i, part in enumerate(parts))

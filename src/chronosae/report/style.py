@@ -51,10 +51,12 @@ def marker(index: int) -> str:
     return MARKERS[index // len(PALETTE) % len(MARKERS)]
 
 
-def clip(text: str, length: int = 34) -> str:
-    """A label short enough for a figure; `$` would start mathematics."""
-    text = "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
-    return text if len(text) <= length else text[: length - 1] + "…"
+def clip(text: str, length: int) -> str:
+    """A label short enough for a figure, cut in its middle; `$` would start mathematics."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    if len(text) > length:
+        text = text[: length // 2] + "…" + text[len(text) - (length - length // 2 - 1) :]
+    return text.replace("$", r"\$")
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

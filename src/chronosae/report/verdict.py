@@ -80,15 +80,17 @@ def _pair(first: str, a: Sequence[SAEResult], second: str, b: Sequence[SAEResult
     assert l0_a is not None and l0_b is not None
     if not l0_matched(l0_a, l0_b):
         return (
-            f"{code(first)} (L0 {l0_a:.1f}) and {code(second)} (L0 {l0_b:.1f}) are not comparable at equal L0: it differs by"
-            " more than 5 %."
+            f"{code(first)} (L0 {l0_a:.1f}) and {code(second)} (L0 {l0_b:.1f}) are not comparable at equal L0:"
+            " it differs by more than 5 %."
         )
     found = estimate(_paired_differences(a, b))
     if found is None:
-        return f"{code(first)} and {code(second)} have equal L0 within 5 % but no seed in common, so they are not compared."
+        names = f"{code(first)} and {code(second)}"
+        return f"{names} have equal L0 within 5 % but no seed in common, so they are not compared."
     points, ahead = found.mean * 100, first if found.mean >= 0 else second
     behind = second if ahead == first else first
-    sentence = f"At equal L0 within 5 %, {code(ahead)} explains {abs(points):.1f} points more of the variance than {code(behind)}"
+    sentence = f"At equal L0 within 5 %, {code(ahead)} explains {abs(points):.1f} points more of the variance than"
+    sentence += f" {code(behind)}"
     if found.low is None or found.high is None:
         return sentence + ", on one seed."
     low, high = sorted((found.low * 100, found.high * 100) if points >= 0 else (-found.high * 100, -found.low * 100))
