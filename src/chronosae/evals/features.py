@@ -60,11 +60,12 @@ class FeatureCounts:
     ) -> tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos"]]:
         """Count one batch; returns each token's l0 and l1 (sum of |code|)."""
         active = (codes.values != 0) & mask.unsqueeze(-1)
-        self.negative = self.negative or bool(((codes.values < 0) & active).any())
+        below = codes.values < 0
+        self.negative = self.negative or bool(below.any() and (below & active).any())
         fired, prompts = _sparse_counts(codes, active) if isinstance(codes, SparseCodes) else _dense_counts(active)
         self.fired += fired.cpu()
         self.prompts += prompts.cpu()
-        return active.sum(-1), codes.values.abs().double().sum(-1)
+        return active.sum(-1), codes.values.abs().sum(-1, dtype=torch.float64)
 
 
 def _sparse_counts(codes: SparseCodes, active: Bool[Tensor, "batch pos slots"]) -> tuple[Tensor, Tensor]:
