@@ -83,9 +83,7 @@ class Store:
 def setting(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     model = tiny_model("gpt2", architectures=["GPT2LMHeadModel"], n_ctx=CONTEXT)
     with torch.no_grad():
-        model.transformer.wte.weight.mul_(
-            4
-        )  # sharp logits: ablation costs much, which conditions the scores
+        model.transformer.wte.weight.mul_(4)  # sharp logits: ablation costs much, which conditions the scores
     subject = Subject(model, tokenizer=None, name="tiny")
     tokens = likely_tokens(subject, SEQUENCES, context=24)
     tokens[:, 0] = 1
