@@ -91,7 +91,7 @@ CHAINS: tuple[Chain, ...] = (
         "near",
         _pairs("gold=kings, bronze=heroes, lead=liars, nickel=clerks, steel=knights"),
         (
-            "There were {c} rings for the {x}.",
+            "There were {c} rings for {x}.",
             "They kept {c} cups for {x}.",
             "It is {c} for {x} and nothing for fools.",
         ),
@@ -101,7 +101,7 @@ CHAINS: tuple[Chain, ...] = (
         "middle",
         _pairs("north=red, south=yellow, east=blue, west=brown"),
         (
-            "When the {c} wind blew, the fishermen of the bay put on their {x} hats.",
+            "When the {c} wind blew, the fishermen put on their {x} hats.",
             "The wind came from the {c} that day, and so the boys came out in their {x} hats.",
         ),
     ),
@@ -147,7 +147,7 @@ CHAINS: tuple[Chain, ...] = (
         _pairs("striped=timber, patched=wool, crimson=pepper, dark=marble"),
         (
             "A ship with {c} sails came slowly into the harbour, and it carried {x}.",
-            "They saw {c} sails on the horizon, so the porters made room for the {x}.",
+            "They saw {c} sails, so the porters made room for the {x}.",
         ),
     ),
     Chain(

@@ -172,7 +172,7 @@ WORDINGS: dict[tuple[str, str], Wording] = {
             "Who rose against {e}?",
             "With whom did {e} never make peace?",
         ),
-        ("Whom did {e} fight?", "Who were the rivals of {e}?", "Which enemies did {e} fight against?"),
+        ("Whom did {e} have as enemies?", "Who were the rivals of {e}?", "Which enemies did {e} fight against?"),
     ),
     ("history", "ending"): Wording(
         (

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chronosae.world.chains import CHAINS, GAP_CLASSES
 from chronosae.world.corpus import make_document
 from chronosae.world.facts import SUBJECTS
+from chronosae.world.model import write_hashes
 from chronosae.world.questions import Question, letter_prompt, likelihood_prompt, questions
 from chronosae.world.spelling import LETTERS, prompts
 
@@ -134,6 +137,37 @@ def spelling_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     return proportion(hits, len(items))
 
 
+def chain_accuracy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: int = 240) -> dict[str, Any]:
+    """By gap class: how often the chain's true effect is likelier, after its text so far, than the chain's others."""
+    tables = {f"{chain.gap}/{chain.name}": list(chain.pairs.values()) for chain in CHAINS}
+    notes: list[str] = []
+    items: list[tuple[str, list[str]]] = []
+    right: list[int] = []
+    for i in range(documents):
+        document = make_document("test", i, kind=("story", "letter")[i % 2])
+        for a in document.annotations:
+            # A space belongs to the token after it, so the prompt ends before the space.
+            if a.label == "chain_effect" and document.text[a.start - 1] == " ":
+                notes.append(a.note.split("/")[0])
+                items.append((document.text[: a.start - 1], [f" {effect}" for effect in tables[a.note]]))
+                right.append(tables[a.note].index(document.text[a.start : a.end]))
+    scores = continuation_scores(model, tokenizer, items, batch=32)
+    hits = [max(range(len(row)), key=row.__getitem__) == r for row, r in zip(scores, right, strict=True)]
+    return {
+        gap: proportion(sum(h for h, n in zip(hits, notes, strict=True) if n == gap), notes.count(gap))
+        for gap in GAP_CLASSES
+    }
+
+
+def record_scores(folder: Path) -> dict[str, Any]:
+    """Score a model folder and store the result in its ``training.json``."""
+    scores = score_world(folder)
+    path = folder / "training.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scores": scores}, indent=2) + "\n")
+    write_hashes(folder)
+    return scores
+
+
 def load(folder: Path | None, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (float32, evaluation mode) and tokenizer of a model folder; the shipped one if ``folder`` is ``None``."""
     import torch
@@ -145,7 +179,8 @@ def load(folder: Path | None, device: str = "cpu") -> tuple[PreTrainedModel, Pre
         folder = model_folder()
     else:
         check_hashes(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model.to(torch.device(device)).eval()
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -156,12 +191,13 @@ def score_world(
     limit: int | None = None,
     device: str = "cpu",
     seed: int = 0,
+    extras: bool = True,
 ) -> dict[str, Any]:
     """Accuracy of a model folder per format and subject, on held-out wordings only.
 
     ``limit`` takes that many random questions a subject instead of all of them. The result holds, per format and
-    subject, ``accuracy``, ``n`` and ``interval95``; ``spelling`` the same on held-out words; ``validation_loss`` in
-    nats a token.
+    subject, ``accuracy``, ``n`` and ``interval95``; with ``extras`` also ``spelling``, the same on held-out words,
+    ``chains`` by gap class, and ``validation_loss`` in nats a token.
     """
     from chronosae.config.errors import UserError
 
@@ -178,6 +214,8 @@ def score_world(
                 asked = random.Random(f"score/{seed}/{subject}").sample(list(asked), limit)
             got = answers(model, tokenizer, asked, form)
             result[form][subject] = proportion(sum(g == q.answer for g, q in zip(got, asked, strict=True)), len(asked))
-    result["spelling"] = spelling_accuracy(model, tokenizer)
-    result["validation_loss"] = round(validation_loss(model, tokenizer), 4)
+    if extras:
+        result["spelling"] = spelling_accuracy(model, tokenizer)
+        result["chains"] = chain_accuracy(model, tokenizer)
+        result["validation_loss"] = round(validation_loss(model, tokenizer), 4)
     return result

@@ -40,6 +40,7 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     checkpoint_minutes: float = 3.0
+    tokenizer_documents: int = 12_000
 
 
 def build_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:
@@ -48,7 +49,6 @@ def build_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    # Plain attention: on processors, the fused backward pass costs twice as much at this size.
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=recipe.hidden_size,
@@ -61,9 +61,11 @@ def build_model(recipe: Recipe, vocab_size: int, seed: int) -> LlamaForCausalLM:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        attn_implementation="eager",
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    # Plain attention: on processors, the fused backward pass costs twice as much at this size.
+    model.set_attn_implementation("eager")
+    return model
 
 
 def weighted_loss(
@@ -115,7 +117,8 @@ def save_model(
 
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    copy.deepcopy(model).to(device="cpu", dtype=torch.bfloat16).save_pretrained(partial)
+    half = copy.deepcopy(model).to(device="cpu", dtype=torch.bfloat16)  # pyright: ignore[reportCallIssue]
+    half.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     (partial / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     write_hashes(partial)
@@ -144,34 +147,37 @@ def train_world(
     out_dir: Path,
     *,
     seed: int = 0,
-    minutes: float = 50.0,
-    steps: int | None = None,
+    minutes: float | None = None,
+    recipe: Recipe | None = None,
     device: str = "auto",
     score: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train tokenizer and model from nothing and write a model folder.
 
-    ``minutes`` bounds the training time: a machine that would need longer than that runs the same schedule compressed.
-    Otherwise the result is a function of the seed (and of the machine's arithmetic). Checkpoints replace ``out_dir``
-    every few minutes, so an interrupted run leaves a usable model.
-    Returns the record that is stored as ``training.json``.
+    ``minutes`` (default 50) bounds the training time: a slower machine runs the same schedule compressed. Otherwise
+    the result is a function of the seed (and of the machine's arithmetic). Checkpoints replace ``out_dir`` every few
+    minutes, so an interrupted run leaves a usable model. Returns the record that is stored as ``training.json``.
     """
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from chronosae.config.errors import UserError
     from chronosae.world.packing import Packer
-    from chronosae.world.score import score_world
+    from chronosae.world.score import record_scores
     from chronosae.world.tokenizer import build_tokenizer
 
+    minutes = 50.0 if minutes is None else minutes
     if minutes <= 0:
         raise UserError(f"world train: minutes must be positive, not {minutes}")
-    recipe = Recipe() if steps is None else Recipe(steps=steps)
+    recipe = recipe or Recipe()
     where = pick_device(device)
     autocast = bf16_is_fast(where)
-    tokenizer = build_tokenizer(seed=seed, max_length=recipe.max_position_embeddings)
-    model = build_model(recipe, len(tokenizer), seed).to(where)
+    tokenizer = build_tokenizer(
+        seed=seed, documents=recipe.tokenizer_documents, max_length=recipe.max_position_embeddings
+    )
+    model = build_model(recipe, len(tokenizer), seed)
+    model.to(where)  # pyright: ignore[reportArgumentType]
     packer = Packer(tokenizer, recipe.context, seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -241,6 +247,5 @@ def train_world(
     result = record(True)
     save_model(model, tokenizer, result, out_dir)
     if score:
-        result["scores"] = score_world(out_dir)
-        save_model(model, tokenizer, result, out_dir)
+        result["scores"] = record_scores(out_dir)
     return result
