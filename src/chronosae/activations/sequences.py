@@ -18,8 +18,10 @@ from chronosae.activations.tokenise import Encoder, token_mask
 from chronosae.config import ActivationsConfig, UserError
 from chronosae.corpora import Document, Mixture, hash64
 
-# Documents are tokenised together until they have this many characters: enough for a fast tokenizer's threads.
-_BATCH_CHARACTERS = 1 << 18
+# Documents are tokenised together until there are this many of them or of their characters: enough for a fast
+# tokenizer's threads, few enough that no batch waits long for them.
+_BATCH_DOCUMENTS = 512
+_BATCH_CHARACTERS = 1 << 16
 _SHUFFLE = 0x5AFE  # keeps this use of the seed apart from the mixture's
 
 
@@ -121,7 +123,7 @@ class Sequences:
     def _next_documents(self) -> list[Document]:
         documents: list[Document] = []
         characters = 0
-        while characters < _BATCH_CHARACTERS and not self._pass_ended():
+        while len(documents) < _BATCH_DOCUMENTS and characters < _BATCH_CHARACTERS and not self._pass_ended():
             document = next(self._documents, None)
             if document is None or self._pass_ended():
                 break
