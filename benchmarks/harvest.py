@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -147,7 +148,8 @@ def random_subject(corpus: Path, device: str) -> Subject:
         eos_token_id=1,
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    return Subject(LlamaForCausalLM(config).to(device), fast, "random")
+    model: Any = LlamaForCausalLM(config)
+    return Subject(model.to(device), fast, "random")
 
 
 if __name__ == "__main__":
