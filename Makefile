@@ -37,5 +37,15 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/chronosae config --markdown > docs/configuration.md
 
+# TransformerLens and SAEBench pin other versions of our dependencies, so they live in an environment of their own.
+.parity/.installed: tests/parity/requirements.txt
+	$(PYTHON) -m venv .parity
+	.parity/bin/python -m pip install --quiet torch==2.13.0
+	.parity/bin/python -m pip install --quiet --no-deps -r tests/parity/requirements.txt
+	touch .parity/.installed
+
+parity: .parity/.installed
+	JAXTYPING_DISABLE=1 PYTHONPATH=src .parity/bin/python -m pytest tests/parity
+
 clean:
 	rm -rf $(VENV) .parity

@@ -153,14 +153,16 @@ def test_a_context_longer_than_the_model_is_an_error_that_names_the_key(tiny, ru
         open_stream(cfg, tiny)
 
 
-def test_activations_that_are_nan_name_the_site_and_the_source(tiny, run_config):
+def test_nan_activations_are_refused_where_they_are_kept_or_evaluated_and_handed_on_to_the_trainer(tiny, run_config):
     cfg = run_config()
     weight = tiny.model.model.layers[0].mlp.down_proj.weight
     before = weight.detach().clone()
     try:
         weight.data[0, 0] = float("nan")
         with pytest.raises(UserError, match=r"activations at blocks\.0\.hook_resid_post are NaN.*source: .*keep"):
-            open_stream(cfg, tiny).next()
+            next(heldout_batches(cfg, tiny, 4, 2))
+        batch = open_stream(cfg, tiny).next()["blocks.0.hook_resid_post"]
+        assert not torch.isfinite(batch.acts).all()
     finally:
         weight.data.copy_(before)
 

@@ -11,7 +11,7 @@ import torch
 
 from chronosae.activations.batch import SequenceBatch
 from chronosae.activations.codec import CacheDtype, decode, encode, layout, token_bytes
-from chronosae.activations.harvest import SiteBatches, harvest
+from chronosae.activations.harvest import SiteBatches, harvest, require_finite
 from chronosae.activations.sequences import Sequences, TokenBatch
 from chronosae.activations.shards import ShardFolder
 from chronosae.config import UserError
@@ -109,7 +109,9 @@ class CacheBuilder:
                 files[name] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape + tail)
         for start in range(0, n, self._chunk):
             part = slice(start, min(start + self._chunk, n))
-            for site, batch in harvest(self._subject, tokens[part], list(self._d_ins)).items():
+            for site, batch in require_finite(
+                harvest(self._subject, tokens[part], list(self._d_ins)), self._subject
+            ).items():
                 for name, values in encode(site, batch.acts, self._dtype).items():
                     files[name][part] = values
         for file in files.values():

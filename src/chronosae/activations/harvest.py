@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from chronosae.activations.batch import SequenceBatch
 from chronosae.activations.sequences import Sequences, TokenBatch
@@ -42,7 +41,7 @@ def harvest(subject: Subject, tokens: TokenBatch, sites: Sequence[str]) -> SiteB
     """Activations (float32, on the subject's device) of whole contexts at every site; masked tokens included, raw.
 
     Raises:
-        UserError: a token is outside the subject's vocabulary, or an activation is NaN or infinite.
+        UserError: a token is outside the subject's vocabulary.
     """
     top = int(tokens.tokens.max())
     if top >= subject.vocab_size:
@@ -59,23 +58,28 @@ def harvest(subject: Subject, tokens: TokenBatch, sites: Sequence[str]) -> SiteB
     batches: SiteBatches = {}
     for site in sites:
         values = acts[site].float()
-        _check_finite(values, site, tokens.source, subject)
         batches[site] = SequenceBatch(acts=values, doc_ids=doc_ids, source=tokens.source, **shared)
     return batches
 
 
-def _check_finite(acts: Tensor, site: str, source: tuple[str, ...], subject: Subject) -> None:
-    # One cheap reduction in the usual case: a sum of finite numbers of sane size is finite.
-    if torch.isfinite(acts.sum()):
-        return
-    bad = ~torch.isfinite(acts).flatten(1).all(1)
-    if not bad.any():
-        return
-    names = ", ".join(sorted({name for name, is_bad in zip(source, bad.tolist(), strict=True) if is_bad}))
-    raise UserError(
-        f"activations at {site} are NaN or infinite in {int(bad.sum())} of {len(source)} sequences (source: {names});"
-        f" {subject.name} runs in {subject.dtype}: try --set subject.dtype=float32, or drop that source"
-    )
+def require_finite(batches: SiteBatches, subject: Subject) -> SiteBatches:
+    """The same batches; `UserError` that names site and source when an activation is NaN or infinite.
+
+    For what is kept or evaluated. The training stream hands such batches on: the trainer stops the autoencoders of that
+    site and lets the others go on.
+    """
+    for site, batch in batches.items():
+        # One cheap reduction in the usual case: a sum of finite numbers of sane size is finite.
+        if torch.isfinite(batch.acts.sum()):
+            continue
+        bad = ~torch.isfinite(batch.acts).flatten(1).all(1)
+        if bad.any():
+            names = ", ".join(sorted({n for n, is_bad in zip(batch.source, bad.tolist(), strict=True) if is_bad}))
+            raise UserError(
+                f"activations at {site} are NaN or infinite in {int(bad.sum())} of {len(bad)} sequences (source:"
+                f" {names}); {subject.name} runs in {subject.dtype}: try --set subject.dtype=float32, or drop that text"
+            )
+    return batches
 
 
 def rows(batches: SiteBatches, which: slice) -> SiteBatches:

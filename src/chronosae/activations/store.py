@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chronosae.activations.cache import CacheBuilder, CachedStream
-from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest
+from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest, require_finite
 from chronosae.activations.normalise import Normalisation, measure
 from chronosae.activations.sequences import Sequences, TokenBatch
 from chronosae.activations.shards import FORMAT, ShardFolder
@@ -122,7 +122,8 @@ def heldout_batches(cfg: RunConfig, subject: Subject, n_sequences: int, batch_se
 
     def batches() -> Iterator[SiteBatches]:
         for start in range(0, len(tokens), batch_sequences):
-            yield harvest(subject, tokens[start : start + batch_sequences], cfg.subject.sites)
+            batches = harvest(subject, tokens[start : start + batch_sequences], cfg.subject.sites)
+            yield require_finite(batches, subject)
 
     return batches()
 

@@ -68,7 +68,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, as_csv: bool) -> None:
 @cli.command()
 @click.argument("runs", type=FOLDER, nargs=-1, required=True)
 @click.option("--out", type=FOLDER, default=Path("figures"), show_default=True, help="Folder for the figures.")
-@click.option("--format", "fmt", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True)
+@click.option("--format", "fmt", type=click.Choice(["png", "svg"]), default="png", show_default=True)
 def plot(runs: tuple[Path, ...], out: Path, fmt: str) -> None:
     """Draw the comparison of RUNS from their folders alone."""
     from chronosae import report

@@ -55,6 +55,13 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
 
 
+def abandon(folder: Path) -> None:
+    """Remove a run that never got to train, and the folder when nothing else is in it."""
+    clear(folder)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _make_writable(folder: Path) -> None:
     probe = folder / ".write-test"
     try:

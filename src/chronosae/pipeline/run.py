@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chronosae.activations import SequenceBatch, heldout_batches, measure_normalisation, open_stream
+from chronosae.activations import SequenceBatch, heldout_batches, heldout_tokens, measure_normalisation, open_stream
 from chronosae.autoencoders import Autoencoder, Normalisation, build_from_spec, save
 from chronosae.config import RunConfig, UserError, config_sha256, load_config, to_yaml
 from chronosae.evals import CoreResult, Provenance, evaluate_core, write_core
@@ -49,8 +49,14 @@ def run(
         if (out_dir / files.FINAL).is_file():
             reporter.note(f"{out_dir} is complete already; nothing to resume")
             return files.read_json(out_dir / files.FINAL)
-    files.require_space(out_dir, prepared.plan.disk or 0)
-    return _Run(prepared, out_dir, reporter).execute()
+    try:
+        files.require_space(out_dir, prepared.plan.disk or 0)
+        return _Run(prepared, out_dir, reporter).execute()
+    except (UserError, OSError):
+        # Nothing has been trained yet: leave the folder as it was, so that the corrected command just works.
+        if not continuing and not (out_dir / files.CHECKPOINT).is_file():
+            files.abandon(out_dir)
+        raise
 
 
 def _require_same_config(cfg: RunConfig, out_dir: Path) -> None:
@@ -75,6 +81,9 @@ class _Run:
     def execute(self) -> dict[str, Any]:
         """All stages in order."""
         self._write_start()
+        if self.cfg.evals.core is not None:
+            # Text to evaluate on must exist before hours of training, not after.
+            heldout_tokens(self.cfg, self.subject, 1)
         trainees = self._train()
         saes = {trainee.name: trainee.sae for trainee in trainees if trainee.stopped is None}
         planned = {sae.name: sae for sae in self.plan.saes}

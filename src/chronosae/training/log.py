@@ -83,7 +83,7 @@ def require_extras(cfg: LoggingConfig) -> None:
             importlib.import_module(module)
         except ImportError:
             raise UserError(
-                f"logging.extras: {extra} isn't installed; run: pip install 'chronosae[{extra}]', or drop it from the list"
+                f"logging.extras: {extra} isn't installed; run: pip install 'chronosae[{extra}]', or leave it out"
             ) from None
         offline = os.environ.get("WANDB_MODE") in {"offline", "disabled"}
         if extra == "wandb" and not offline and "WANDB_API_KEY" not in os.environ:
