@@ -180,7 +180,8 @@ def load(folder: Path | None, device: str = "cpu") -> tuple[PreTrainedModel, Pre
     else:
         check_hashes(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    model.to(torch.device(device)).eval()
+    model.to(torch.device(device))  # pyright: ignore[reportArgumentType]
+    model.eval()
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 

@@ -198,6 +198,7 @@ def train_world(
         return {
             "generator_version": GENERATOR_VERSION,
             "seed": seed,
+            "minutes": minutes,
             "recipe": asdict(recipe),
             "finished": finished,
             "parameters": sum(p.numel() for p in model.parameters()),
