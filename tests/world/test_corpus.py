@@ -143,16 +143,16 @@ def test_the_right_letter_stands_before_the_right_option():
 def test_brackets_and_quotations_nest():
     depths = Counter(
         (a.label, a.note)
-        for i in range(200)
+        for i in range(100)
         for a in make_document("train", i, kind="story").annotations
         if a.label in ("inside_bracket", "inside_quote")
     )
-    assert all(depths[label, depth] > 10 for label in ("inside_bracket", "inside_quote") for depth in "12")
+    assert all(depths[label, depth] > 5 for label in ("inside_bracket", "inside_quote") for depth in "12")
 
 
 def test_both_orders_of_a_payment_occur_and_the_recalled_roles_agree():
     first_is_payer = Counter()
-    for i in range(300):
+    for i in range(150):
         document = make_document("train", i, kind="story")
         roles = {a.label: document.text[a.start : a.end] for a in document.annotations}
         if "payer" in roles:
@@ -161,7 +161,7 @@ def test_both_orders_of_a_payment_occur_and_the_recalled_roles_agree():
             assert roles["payer"] != roles["payee"]
             for role in ("payer", "payee"):
                 assert roles.get(f"{role}_recalled", roles[role]) == roles[role]
-    assert min(first_is_payer[True], first_is_payer[False]) > 20
+    assert min(first_is_payer[True], first_is_payer[False]) > 8
 
 
 def test_chains_are_one_to_one_and_every_class_has_eight():
@@ -192,12 +192,12 @@ def test_a_topic_stays_through_a_document():
         for line in topic.lines:
             owners.setdefault(line, set()).add(topic.name)
     hits = Counter()
-    for i in range(200):
+    for i in range(100):
         document = make_document("test", i, kind="story")
         for line, names in owners.items():
             if line in document.text:
                 hits[document.topic in names] += 1
-    assert hits[True] > 100 and hits[False] == 0
+    assert hits[True] > 50 and hits[False] == 0
 
 
 @pytest.mark.parametrize("task", TASKS)

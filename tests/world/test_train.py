@@ -73,4 +73,4 @@ def test_a_miniature_training_writes_a_whole_folder_twice_the_same(tmp_path):
 
 def test_a_senseless_time_limit_is_refused(tmp_path):
     with pytest.raises(UserError, match="minutes"):
-        train_world(tmp_path, minutes=0)
+        train_world(tmp_path, minutes=0.0)

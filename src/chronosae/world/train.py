@@ -120,6 +120,11 @@ def save_model(
     half = copy.deepcopy(model).to(device="cpu", dtype=torch.bfloat16)  # pyright: ignore[reportCallIssue]
     half.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    # Under the class name that transformers 4 and 5 both know.
+    config = partial / "tokenizer_config.json"
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n"
+    )
     (partial / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     write_hashes(partial)
     if folder.exists():
