@@ -4,31 +4,50 @@ Importing this package is cheap: names resolve on first use, and torch is import
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chronosae.activations import SequenceBatch
+    from chronosae.autoencoders import Autoencoder, Codes, build, load
+    from chronosae.config import RunConfig, UserError, load_config
+    from chronosae.pipeline import run
+    from chronosae.subject import Subject
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Autoencoder",
+    "Codes",
+    "RunConfig",
+    "SequenceBatch",
+    "Subject",
+    "UserError",
+    "__version__",
+    "build",
+    "load",
+    "load_config",
+    "run",
+]
+
 # Public name -> module that defines it.
 _EXPORTS = {
-    "Autoencoder": "chronosae.autoencoders",
-    "Codes": "chronosae.autoencoders",
-    "RunConfig": "chronosae.config",
-    "SequenceBatch": "chronosae.activations",
-    "Subject": "chronosae.subject",
-    "UserError": "chronosae.config",
-    "build": "chronosae.autoencoders",
-    "load": "chronosae.autoencoders",
-    "load_config": "chronosae.config",
-    "run": "chronosae.pipeline",
+    "Autoencoder": "autoencoders",
+    "Codes": "autoencoders",
+    "RunConfig": "config",
+    "SequenceBatch": "activations",
+    "Subject": "subject",
+    "UserError": "config",
+    "build": "autoencoders",
+    "load": "autoencoders",
+    "load_config": "config",
+    "run": "pipeline",
 }
-
-__all__ = ["__version__", *sorted(_EXPORTS)]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'chronosae' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    return getattr(importlib.import_module(f"chronosae.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:
