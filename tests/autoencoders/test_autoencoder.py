@@ -97,6 +97,18 @@ def test_decoding_undoes_the_normalisation(preset: str, kind: str) -> None:
 
 
 @each_preset
+def test_folding_the_factor_changes_the_scale_of_the_codes_and_nothing_else(preset: str) -> None:
+    sae, x = make(preset, "dataset"), acts(2, 5)
+    plain = sae.folded()
+    assert plain.cfg.normalisation.kind == "none"
+    torch.testing.assert_close(plain(x), sae(x), atol=1e-9, rtol=0)
+    torch.testing.assert_close(plain.encode(x).dense() * 1.7, sae.encode(x).dense(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(plain.W_dec, sae.W_dec)
+    with pytest.raises(ValueError, match="can't be folded"):
+        make(preset, "token").folded()
+
+
+@each_preset
 @pytest.mark.parametrize("kind", KINDS)
 def test_saving_and_loading_is_bit_exact(preset: str, kind: str, tmp_path: Path) -> None:
     sae, x = make(preset, kind, torch.float32), acts(2, 5).float()

@@ -6,6 +6,7 @@ import pytest
 
 from chronosae import __version__
 from chronosae.cli import main
+from chronosae.cli.commands import _file_name
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,3 +28,22 @@ def test_a_folder_that_is_no_run_is_one_line(command: str, tmp_path: Path, capsy
 def test_world_show_prints_documents(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["world", "show", "--count", "2"]) == 0
     assert capsys.readouterr().out.count("---") >= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("gpt2-small", "gpt2-small"), ("../../etc", "etc"), ("my run: 3/4", "my-run-3-4"), ("...", "run")],
+)
+def test_a_run_without_out_dir_goes_to_runs_by_its_name_and_never_elsewhere(name: str, folder: str) -> None:
+    assert _file_name(name) == folder
+
+
+def test_a_hub_model_offline_is_one_line_that_names_the_flag_for_a_local_path(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = Path(__file__).parents[2] / "configs" / "gpt2-small.yaml"
+    assert main(["run", str(config)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--set subject.model=PATH" in error
+    assert list(tmp_path.iterdir()) == []

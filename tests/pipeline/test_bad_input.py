@@ -135,7 +135,6 @@ CASES = {
     "an ending nobody reads": Case("x.docx", [HERE + "x.docx"], prepare=corpus("x.docx", b"PK")),
     "an unknown split of the world": Case("split", ["corpus.path=world", "corpus.split=holdout"]),
     # the run folder
-    "a missing out-dir": Case("--out-dir is missing", args=["{config}"]),
     "an out-dir that is a file": Case("is a file", args=["{config}", "--out-dir", "{config}"]),
     "an out-dir below a file": Case("lies below a file", args=["{config}", "--out-dir", "{config}/x"]),
     "an unwritable out-dir": Case("/proc", args=["{config}", "--out-dir", "/proc/x"]),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from chronosae.autoencoders.activation import activate
 from chronosae.autoencoders.codes import Codes
-from chronosae.autoencoders.spec import Spec
+from chronosae.autoencoders.spec import Normalisation, Spec
 
 
 class Pass(NamedTuple):
@@ -129,6 +129,26 @@ class Autoencoder(nn.Module):
         if scale is not None:
             return recon / scale.unsqueeze(-1)
         return recon / self.cfg.normalisation.factor
+
+    @torch.no_grad()
+    def folded(self) -> "Autoencoder":
+        """The same function without the `dataset` factor, for formats that have no place for one.
+
+        With x' = factor x, only the biases and the scale of the codes change: b_enc, b_dec and with them the codes are
+        divided by the factor, and the decoder rows keep their norm.
+
+        Raises:
+            ValueError: `token` normalisation, which no fixed weights can express.
+        """
+        norm = self.cfg.normalisation
+        if norm.kind == "token":
+            raise ValueError("token normalisation depends on each vector and can't be folded into weights")
+        plain = Autoencoder(self.cfg.model_copy(update={"normalisation": Normalisation()}))
+        plain.load_state_dict(self.state_dict())
+        plain.to(self.W_enc.device, self.W_enc.dtype)
+        plain.b_enc.div_(norm.factor)
+        plain.b_dec.div_(norm.factor)
+        return plain
 
     @torch.no_grad()
     def initialise_bias(self, mean: Float[Tensor, " d_in"]) -> None:

@@ -1,6 +1,7 @@
 """The commands."""
 
 import os
+import re
 from pathlib import Path
 
 import click
@@ -20,7 +21,12 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("config", type=FOLDER)
-@click.option("--out-dir", "--out_dir", type=FOLDER, required=False, help="Folder for the run; must be new or empty.")
+@click.option(
+    "--out-dir",
+    "--out_dir",
+    type=FOLDER,
+    help="Folder for the run, new or empty; runs/NAME when absent, NAME from the configuration.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key: --set saes.topk.k=8")
 @click.option("--resume", is_flag=True, help="Continue the run in --out-dir, bit-equally.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out-dir.")
@@ -41,11 +47,14 @@ def run(
         plan = prepare(cfg, dry=True).plan
         click.echo(to_yaml(cfg) + "\n# plan\n" + "\n".join(f"#   {line}" for line in plan.lines()))
         return 0
-    if out_dir is None:
-        raise click.UsageError("--out-dir is missing: name a folder for the run")
     from chronosae.cli.display import run_with_display
 
-    return run_with_display(cfg, out_dir, resume=resume, overwrite=overwrite)
+    return run_with_display(cfg, out_dir or Path("runs") / _file_name(cfg.name), resume=resume, overwrite=overwrite)
+
+
+def _file_name(name: str) -> str:
+    """A run's name as the name of a folder: no separators, no leading dot."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip(".-") or "run"
 
 
 @cli.command()
