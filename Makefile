@@ -8,8 +8,9 @@ STAMP := $(VENV)/.installed
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	# torch first and pinned: a range would fetch the newest build with gigabytes of CUDA
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	# Torch first, at the pinned version. For a build other than your index's default (CPU only, another CUDA):
+	# make setup PIP_TORCH_FLAGS="--index-url ..."
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_TORCH_FLAGS) torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 

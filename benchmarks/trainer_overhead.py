@@ -11,6 +11,7 @@ ratios.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ from chronosae.config import TrainingConfig
 from chronosae.objectives import reconstruction_error
 from chronosae.training import Trainee, Trainer
 
+# The promise: at most a tenth on top of the bare step. The exit code is 1 when it is broken.
+LIMIT = 1.10
 SITE = "blocks.0.hook_resid_post"
 
 
@@ -107,6 +110,7 @@ def main() -> None:
     ratios = [t / b for b, t in pairs]
     result = {
         "ratio": round(statistics.median(ratios), 4),
+        "ok": statistics.median(ratios) <= LIMIT,
         "spread": [round(min(ratios), 4), round(max(ratios), 4)],
         "bare_s_per_step": round(statistics.median(b for b, _ in pairs) / args.steps, 5),
         "trainer_s_per_step": round(statistics.median(t for _, t in pairs) / args.steps, 5),
@@ -114,6 +118,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     print(json.dumps(result) if args.json else f"trainer / bare step: {result['ratio']} {result['spread']}")
+    sys.exit(0 if result["ok"] else 1)
 
 
 if __name__ == "__main__":

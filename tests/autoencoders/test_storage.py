@@ -75,6 +75,21 @@ def test_a_configuration_that_makes_no_sense_is_named(folder: Path, change: obje
     assert message in refused(folder)
 
 
+def test_weights_of_a_type_that_cannot_be_weights_are_named(folder: Path) -> None:
+    path = folder / "sae_weights.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "b_dec": weights["b_dec"].to(torch.int64)}, path)
+    assert "must share one floating-point type, found float32, int64" in refused(folder)
+
+
+def test_loading_draws_no_random_numbers(folder: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    load(folder)
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_a_folder_without_an_autoencoder_says_so(tmp_path: Path) -> None:
     assert "not an autoencoder's folder" in refused(tmp_path)
 

@@ -110,6 +110,12 @@ def test_the_resolved_configuration_reads_back_equal(
     assert again == cfg and config_sha256(again) == config_sha256(cfg)
 
 
+@pytest.mark.parametrize("text", ["1e3", "12345e7", "2024-01-01", "null", "yes", "0x1f", "1_000"])
+def test_text_that_looks_like_a_number_stays_text(tmp_path: Path, text: str) -> None:
+    cfg = RunConfig.model_validate({"name": text, "saes": {"a": {"preset": "topk"}}})
+    assert load_config(written(tmp_path, to_yaml(cfg))) == cfg
+
+
 def test_any_change_of_the_configuration_changes_its_hash() -> None:
     base = RunConfig.model_validate({"saes": {"a": {"preset": "topk"}}})
     other = RunConfig.model_validate({"saes": {"a": {"preset": "topk", "k": 5}}})

@@ -60,6 +60,11 @@ CASES = {
     "target_l0 larger than d_sae": Case("target_l0 (99.0) must be at most d_sae (64)", ["saes.relu_l1.target_l0=99"]),
     "unknown option of a preset": Case("unknown key saes.topk.kk", ["saes.topk.kk=3"]),
     "unknown preset": Case("saes.topk.preset: unknown preset 'top'; legal: relu_l1, topk", ["saes.topk.preset=top"]),
+    "a preset that is a list": Case("unknown preset ['topk']", ["saes.topk.preset=[topk]"]),
+    "a date that isn't one": Case("not valid YAML", ["name=2024-13-45"]),
+    "names that differ only in case": Case(
+        "only in case", saes={"topk": {"preset": "topk"}, "TopK": {"preset": "topk"}}
+    ),
     "a name without a preset": Case("saes.mine.preset: unknown preset None", saes={"mine": {"k": 3}}),
     "a name that leaves the folder": Case("saes.../evil: a name is", saes={"../evil": {"preset": "topk"}}),
     "a negative rate for one": Case("saes.topk.lr: a positive number", ["saes.topk.lr=-1"]),

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import chronosae
 from chronosae.cli import main
 from chronosae.config import UserError, config_sha256, load_config
 from chronosae.pipeline import Reporter, run
+from chronosae.subject import Subject
 from chronosae.training import LogEvent, Trainer
 
 WriteConfig = Callable[..., Path]
@@ -100,7 +102,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_then_continues_bit_equally(
     cfg = load_config(write_config(activations=acts))
     whole = run(cfg, tmp_path / "whole")
     part = tmp_path / "part"
-    with pytest.raises(chronosae.pipeline.Interrupted, match=r"step 10 of 20.*--resume --out-dir"):
+    with pytest.raises(
+        chronosae.pipeline.Interrupted,
+        match=r"step 10 of 20.*continue with: chronosae run .*config\.yaml --out-dir .* --resume",
+    ):
         run(cfg, part, reporter=StopAt(10))
     assert json.loads((part / "run.json").read_text())["status"] == "interrupted"
     assert not (part / "final_info.json").exists()
@@ -130,6 +135,76 @@ def test_overwriting_removes_the_old_run_and_nothing_else(write_config: WriteCon
     run(load_config(write_config(saes={"only": {"preset": "topk", "d_sae": 64, "k": 4}})), out, overwrite=True)
     assert [path.name for path in (out / "saes").iterdir()] == ["only"]
     assert (out / "my_analysis.txt").read_text() == "mine"
+
+
+def test_overwriting_with_a_mistake_keeps_the_old_run(
+    write_config: WriteConfig, tmp_path: Path, text_file: Path
+) -> None:
+    out = tmp_path / "out"
+    run(load_config(write_config()), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    wrong = load_config(write_config(corpus={"path": str(text_file), "eval_path": str(tmp_path / "typo.txt")}))
+    with pytest.raises(UserError, match=r"typo\.txt"):
+        run(wrong, out, overwrite=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_text_that_turns_bad_in_mid_training_costs_only_the_steps_since_the_checkpoint(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    rows = [json.dumps({"text": f"The {i}th traveller paid the ferryman {i % 7} coins."}) for i in range(1200)]
+    text = tmp_path / "rows.jsonl"
+    text.write_text("\n".join([*rows[:900], "{oops", *rows[900:]]))
+    training = {"tokens": 19200, "batch_tokens": 128, "log_every": 5, "checkpoint_every": 5}
+    cfg = load_config(write_config(corpus={"path": str(text), "holdout_every": 5}, training=training))
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=r"rows\.jsonl"):
+        run(cfg, out)
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    assert (out / "checkpoints" / "latest.pt").is_file()
+    text.write_text("\n".join([*rows[:900], rows[0], *rows[900:]]))
+    resumed, whole = run(cfg, out, resume=True), run(cfg, tmp_path / "whole")
+    assert resumed["saes"]["topk"]["metrics"] == whole["saes"]["topk"]["metrics"]
+
+
+def test_a_run_is_not_resumed_on_another_subject(write_config: WriteConfig, tmp_path: Path, tiny_model: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    site = "blocks.1.hook_resid_post"
+    cfg, out = load_config(write_config(subject={"model": str(folder), "sites": [site]})), tmp_path / "out"
+    with pytest.raises(chronosae.pipeline.Interrupted):
+        run(cfg, out, reporter=StopAt(10))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="started with other weights"):
+        run(cfg, out, resume=True)
+
+
+def test_a_site_whose_activations_are_not_finite_stops_only_its_own_autoencoders(
+    write_config: WriteConfig, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = ["blocks.0.hook_resid_post", "blocks.2.hook_mlp_out"]
+    saes = {
+        "well": {"preset": "topk", "site": sites[0], "d_sae": 64, "k": 4},
+        "ill": {"preset": "topk", "site": sites[1], "d_sae": 64, "k": 4},
+    }
+    original, calls = Subject.activations, 0
+
+    def activations(self: Subject, tokens: Any, wanted: Any, *rest: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        acts = original(self, tokens, wanted, *rest)
+        if calls > 12 and sites[1] in acts:
+            acts[sites[1]][:] = float("nan")
+        return acts
+
+    monkeypatch.setattr(Subject, "activations", activations)
+    cfg = load_config(write_config(subject={"model": str(tiny_model), "sites": sites}, saes=saes))
+    info = run(cfg, tmp_path / "out")
+    assert info["saes"]["well"]["metrics"]["core"]["l0"] > 0 and info["saes"]["well"]["training_steps"] == 20
+    assert info["saes"]["ill"]["metrics"] == {}
+    assert any("hold NaN" in flag for flag in info["saes"]["ill"]["flags"])
 
 
 def test_an_autoencoder_that_diverges_is_flagged_and_the_others_finish(

@@ -132,6 +132,13 @@ def test_the_penalty_is_steered_to_the_target_from_far_off_on_either_side() -> N
         assert abs(last[-1].metrics["x"].l0 / 3.0 - 1) < 0.05
 
 
+def test_a_target_out_of_reach_keeps_the_weight_finite() -> None:
+    penalty = PenaltyWeight(L1Term(weight=2.0, target_l0=1.0), steps=10**6)
+    for step in range(100_000, 150_000):
+        penalty.observe(step, 1e6)
+    assert 2.0 < penalty.at(150_000) <= 2.1e6
+
+
 def test_an_unsteered_penalty_only_warms_up() -> None:
     penalty = PenaltyWeight(L1Term(weight=2.0, warmup_fraction=0.1), steps=100)
     penalty.observe(50, 1000.0)

@@ -98,6 +98,8 @@ class Autoencoder(nn.Module):
     def training_pass(self, acts: Float[Tensor, "*tokens d_in"], mask: Bool[Tensor, "*tokens"]) -> Pass:
         """A forward pass that keeps what objective terms need."""
         target, scale = self.normalise(acts)
+        # Whatever a masked token holds, an overflow included, must not reach a loss.
+        target = torch.where(mask.unsqueeze(-1), target, 0)
         pre = self._pre(target, mask)
         codes = activate(self.cfg.activation, pre, mask, scale)
         return Pass(target, pre, codes, self.reconstruct(codes), mask)
@@ -143,9 +145,9 @@ class Autoencoder(nn.Module):
         norm = self.cfg.normalisation
         if norm.kind == "token":
             raise ValueError("token normalisation depends on each vector and can't be folded into weights")
-        plain = Autoencoder(self.cfg.model_copy(update={"normalisation": Normalisation()}))
-        plain.load_state_dict(self.state_dict())
-        plain.to(self.W_enc.device, self.W_enc.dtype)
+        with torch.device("meta"):
+            plain = Autoencoder(self.cfg.model_copy(update={"normalisation": Normalisation()}))
+        plain.load_state_dict({name: weight.clone() for name, weight in self.state_dict().items()}, assign=True)
         plain.b_enc.div_(norm.factor)
         plain.b_dec.div_(norm.factor)
         return plain
@@ -179,5 +181,5 @@ class Autoencoder(nn.Module):
     ) -> Float[Tensor, "*tokens d_sae"]:
         centred = target - self.b_dec
         if mask is not None:
-            centred = centred * mask.unsqueeze(-1)
+            centred = torch.where(mask.unsqueeze(-1), centred, 0)
         return centred @ self.W_enc + self.b_enc

@@ -51,10 +51,6 @@ class Codes:
         """How many tokens each feature fired on."""
         raise NotImplementedError
 
-    def feature_sum(self) -> Float[Tensor, " d_sae"]:
-        """Each feature's activation summed over tokens."""
-        raise NotImplementedError
-
     def l0(self) -> Int[Tensor, "*tokens"]:
         """Features active (value != 0) at each token."""
         return (self.values != 0).sum(-1)
@@ -96,10 +92,6 @@ class SparseCodes(Codes):
     def fired(self) -> Int[Tensor, " d_sae"]:
         return torch.bincount(self.indices[self.values != 0], minlength=self.n_features)
 
-    def feature_sum(self) -> Float[Tensor, " d_sae"]:
-        total = torch.zeros(self.n_features, dtype=self.values.dtype, device=self.values.device)
-        return total.index_add(0, self.indices.flatten(), self.values.flatten())
-
 
 @dataclass(frozen=True)
 class DenseCodes(Codes):
@@ -120,6 +112,3 @@ class DenseCodes(Codes):
 
     def fired(self) -> Int[Tensor, " d_sae"]:
         return (self.values != 0).flatten(0, -2).sum(0)
-
-    def feature_sum(self) -> Float[Tensor, " d_sae"]:
-        return self.values.flatten(0, -2).sum(0)

@@ -41,7 +41,7 @@ class L1Term(Section):
     """`weight * mean_t sum_f |z_tf| (||W_dec_f|| if decoder_weighted)`; weight steered when `target_l0` is given."""
 
     kind: Literal["l1"] = "l1"
-    weight: float = Field(default=5.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
     """Weight of the penalty, the start value when steered. In units where mean ||x|| is sqrt(d_in)."""
     decoder_weighted: bool = False
     """Weigh each feature by its decoder norm, which is then free (Conerly et al. 2024)."""

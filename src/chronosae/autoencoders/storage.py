@@ -44,7 +44,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
     cfg = _read_cfg(folder / CFG_FILE)
     spec = validate(Spec, cfg["spec"], where=str(folder / CFG_FILE), prefix="spec")
     weights = read_safetensors(folder / WEIGHTS_FILE)
-    sae = Autoencoder(spec)
+    # Without storage: no random numbers are drawn and nothing is held twice.
+    with torch.device("meta"):
+        sae = Autoencoder(spec)
     expected = {name: tuple(parameter.shape) for name, parameter in sae.named_parameters()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if expected != found:
@@ -53,6 +55,10 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
             f"{folder / WEIGHTS_FILE}: {wrong} should have shape {expected.get(wrong, 'none (unknown name)')},"
             f" found {found.get(wrong, 'nothing')}"
         )
+    dtypes = {weight.dtype for weight in weights.values()}
+    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise UserError(f"{folder / WEIGHTS_FILE}: weights must share one floating-point type, found {names}")
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise UserError(f"{folder / WEIGHTS_FILE}: {name} holds NaN or Inf")
@@ -71,7 +77,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
             start = handle.read(4)
         kind = (
             "a pickle or zip archive, which is never loaded"
-            if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
+            if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
             else ("truncated or damaged")
         )
         raise UserError(f"{path}: not a readable safetensors file ({kind})") from error

@@ -24,9 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; a run in training was saved: continue with --resume", INTERRUPTED)
+        return _fail("interrupted; a run keeps its last checkpoint and goes on with --resume", INTERRUPTED)
     except MemoryError as error:
         return _fail(f"out of memory ({error}); lower training.batch_tokens, activations.harvest_sequences or d_sae")
+    except RuntimeError as error:
+        # Torch's own out-of-memory errors; told by name, so that torch needn't be imported here.
+        if type(error).__name__ != "OutOfMemoryError" and "allocate memory" not in str(error):
+            raise
+        return _fail(f"out of memory; lower training.batch_tokens, activations.harvest_sequences or d_sae ({error})")
     except BrokenPipeError:
         # The reader of our output (`head`) left. Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -39,6 +39,13 @@ for _first in "-+0123456789":
     _UniqueKeyLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, [_first])
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that the loader above would read as something else."""
+
+
+_Dumper.yaml_implicit_resolvers = _UniqueKeyLoader.yaml_implicit_resolvers
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `a.b=c` overrides, validate.
 
@@ -72,7 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
@@ -158,4 +165,5 @@ def config_sha256(config: BaseModel) -> str:
 
 def to_yaml(config: BaseModel) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    data = config.model_dump(mode="json")
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

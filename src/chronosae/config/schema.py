@@ -1,6 +1,6 @@
 """What a run may be told: every field, its type, its bounds, and its reason.
 
-The docstring under a field is its documentation: `chronosae docs` and the error messages are made from it.
+The docstring under a field is its documentation: `chronosae config` and the error messages are made from it.
 """
 
 from typing import Annotated, Any, Literal
@@ -74,7 +74,11 @@ class CorpusConfig(Section):
     sources: list[SourceConfig] = []
     """A weighted mixture, instead of `path`."""
     eval_path: str | None = None
-    """Text for the evaluations. When absent, every `holdout_every`-th document of each source is held out."""
+    """Text for the evaluations, none of it trained on. Absent: every `holdout_every`-th document is held out."""
+    eval_split: str | None = None
+    """Split of `eval_path`; `split` when absent."""
+    eval_subset: str | None = None
+    """Subset of `eval_path`; `subset` when absent."""
     holdout_every: Annotated[int, Field(ge=2)] = 20
     """With no `eval_path`: one document in this many is never trained on and serves the evaluations."""
 
@@ -82,7 +86,21 @@ class CorpusConfig(Section):
     def _one_way_to_name_text(self) -> "CorpusConfig":
         if self.path is not None and self.sources:
             raise ValueError("give either path (one source) or sources (a mixture), not both")
+        if self.eval_path is None and (self.eval_split or self.eval_subset):
+            raise ValueError("eval_split and eval_subset belong to eval_path, which is absent")
         return self
+
+    def resolved_evaluation(self) -> SourceConfig | None:
+        """What `eval_path` names; None when it is absent."""
+        if self.eval_path is None:
+            return None
+        return SourceConfig(
+            path=self.eval_path,
+            subset=self.eval_subset or self.subset,
+            split=self.eval_split or self.split,
+            text_field=self.text_field,
+            separator=self.separator,
+        )
 
     def resolved_sources(self) -> list[SourceConfig]:
         """The sources as a list, whichever way they were named (`world` when neither was)."""
@@ -153,8 +171,8 @@ class TrainingConfig(Section):
     """A feature that hasn't fired for this many unmasked tokens counts as dead."""
     log_every: Positive = 20
     """Steps between lines of metrics.jsonl."""
-    checkpoint_every: NonNegative = 0
-    """Steps between checkpoints; 0 writes one only when a run is interrupted or ends."""
+    checkpoint_every: NonNegative = 500
+    """Steps between checkpoints (one also comes when a run is interrupted or ends); 0 writes only those."""
 
     @model_validator(mode="after")
     def _distinct_seeds(self) -> "TrainingConfig":

@@ -22,7 +22,10 @@ def auxk_error(
     if len(candidates) == 0:
         return None
     acts = torch.relu(step.pre.index_select(-1, candidates))
-    values, local = acts.topk(min(k_aux, len(candidates)), dim=-1, sorted=False)
-    error = (step.target - step.recon).detach()
-    unexplained = (error - sparse_decode(candidates[local], values, W_dec)).pow(2).sum(-1)
+    if len(candidates) <= k_aux:
+        estimate = acts @ W_dec.index_select(0, candidates)
+    else:
+        values, local = acts.topk(k_aux, dim=-1, sorted=False)
+        estimate = sparse_decode(candidates[local], values, W_dec)
+    unexplained = ((step.target - step.recon).detach() - estimate).pow(2).sum(-1)
     return masked_mean(unexplained, step.mask) * min(len(candidates) / k_aux, 1.0)

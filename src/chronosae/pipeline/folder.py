@@ -9,10 +9,10 @@ from typing import Any
 
 from chronosae.config import UserError
 
-CONFIG, RUN, METRICS, FINAL = "config.yaml", "run.json", "metrics.jsonl", "final_info.json"
+CONFIG, RUN, METRICS, FINAL, NOTES = "config.yaml", "run.json", "metrics.jsonl", "final_info.json", "notes.md"
 CHECKPOINT = Path("checkpoints") / "latest.pt"
 # What a run folder holds; --overwrite removes these and nothing else.
-OWN = (CONFIG, RUN, METRICS, FINAL, "notes.md", "saes", "evals", "checkpoints", "activations", "figures", "tensorboard")
+OWN = (CONFIG, RUN, METRICS, FINAL, NOTES, "saes", "evals", "checkpoints", "activations", "figures", "tensorboard")
 
 
 def is_run(folder: Path) -> bool:
@@ -21,7 +21,7 @@ def is_run(folder: Path) -> bool:
 
 
 def claim(folder: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Make `folder` ours; True when there is a run in it to continue.
+    """Check that `folder` can become ours (nothing in it changes yet); True when it holds a run to continue.
 
     Raises:
         UserError: it holds a run and neither `--resume` nor `--overwrite` was given, holds other things, or can't be
@@ -36,7 +36,6 @@ def claim(folder: Path, *, resume: bool, overwrite: bool) -> bool:
             return True
         if not overwrite:
             raise UserError(f"--out-dir {folder}: holds a run already; add --resume to continue it or --overwrite")
-        clear(folder)
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out-dir {folder}: is not empty and holds no run; name another folder")
     elif resume:
@@ -55,9 +54,8 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def abandon(folder: Path) -> None:
-    """Remove a run that never got to train, and the folder when nothing else is in it."""
-    clear(folder)
+def remove_if_empty(folder: Path) -> None:
+    """Remove the folder when nothing is in it."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

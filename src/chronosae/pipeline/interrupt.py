@@ -8,11 +8,16 @@ from pathlib import Path
 from types import FrameType
 
 
+def resume_command(folder: Path) -> str:
+    """What to type to go on."""
+    return f"chronosae run {folder / 'config.yaml'} --out-dir {folder} --resume"
+
+
 class Interrupted(Exception):
     """A run was stopped on request and can be continued."""
 
     def __init__(self, folder: Path, step: int, steps: int) -> None:
-        super().__init__(f"stopped at step {step:,} of {steps:,}, all saved; continue with --resume --out-dir {folder}")
+        super().__init__(f"stopped at step {step:,} of {steps:,}, all saved; continue with: {resume_command(folder)}")
 
 
 class StopRequest:

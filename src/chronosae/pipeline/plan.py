@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chronosae.activations import cache_bytes
 from chronosae.autoencoders import PRESETS, Normalisation, Spec, find_preset, make_spec, read_options
 from chronosae.autoencoders.presets import Options
 from chronosae.config import RunConfig, UserError
@@ -37,10 +38,14 @@ def planned_saes(cfg: RunConfig) -> list[PlannedSAE]:
         UserError: naming the key under `saes` that is wrong.
     """
     planned = []
+    folded: dict[str, str] = {}
     for name, entry in cfg.saes.items():
         key = f"saes.{name}"
         if not NAME.fullmatch(name):
             raise UserError(f"{key}: a name is 1 to 64 letters, digits, '_', '-', '+' or '.', and starts with neither")
+        # Names become folders, and many file systems don't tell upper case from lower.
+        if folded.setdefault(name.casefold(), name) != name or name.endswith("."):
+            raise UserError(f"{key}: differs from saes.{folded[name.casefold()]} only in case, or ends in '.'")
         preset, site, lr, options = _split_entry(cfg, name, entry)
         for i, seed in enumerate(cfg.training.seeds):
             repeat = name if i == 0 else f"{name}@{i + 1}"
@@ -75,6 +80,8 @@ class Plan:
     tokens: int
     memory: int | None
     disk: int | None
+    cache: int | None
+    """Of the activation cache at most; the cache's builder checks its own disk against the text there really is."""
     notes: list[str]
 
     def lines(self) -> list[str]:
@@ -85,6 +92,7 @@ class Plan:
             f"{self.tokens:,} tokens in {self.steps:,} steps each",
             f"memory: {size(self.memory)}",
             f"disk: {size(self.disk)}",
+            *([f"activation cache: at most {size(self.cache)}"] if self.cache else []),
             *[f"note: {note}" for note in self.notes],
         ]
 
@@ -99,7 +107,7 @@ def make_plan(cfg: RunConfig, info: SubjectInfo | None) -> Plan:
     notes = []
     if info is None:
         notes.append("subject.model can't be read here: sites, context and sizes are unchecked")
-        return Plan(saes, cfg.steps, cfg.steps * cfg.training.batch_tokens, None, None, notes)
+        return Plan(saes, cfg.steps, cfg.steps * cfg.training.batch_tokens, None, None, None, notes)
     check_sites(info, cfg.subject.sites)
     if cfg.activations.context > info.max_context:
         raise UserError(
@@ -112,8 +120,9 @@ def make_plan(cfg: RunConfig, info: SubjectInfo | None) -> Plan:
     # Weights, gradients and two moments in float32; some five copies of the largest pre-activations in flight.
     memory = 16 * parameters + 20 * pre_acts + _subject_bytes(cfg, info)
     # The final weights, and a checkpoint with its moments beside the one it replaces.
-    disk = 4 * parameters + 2 * 12 * parameters + cache_bytes(cfg, info)
-    return Plan(saes, cfg.steps, cfg.steps * cfg.training.batch_tokens, memory, disk, notes)
+    disk = 4 * parameters + 2 * 12 * parameters
+    cache = _cache_bytes(cfg, info)
+    return Plan(saes, cfg.steps, cfg.steps * cfg.training.batch_tokens, memory, disk, cache, notes)
 
 
 def _subject_bytes(cfg: RunConfig, info: SubjectInfo) -> int:
@@ -122,12 +131,13 @@ def _subject_bytes(cfg: RunConfig, info: SubjectInfo) -> int:
     return width * info.n_parameters_estimate + 4 * batch * (8 * info.d_model + info.vocab_size)
 
 
-def cache_bytes(cfg: RunConfig, info: SubjectInfo) -> int:
-    """Bytes of the activation cache; 0 when activations are streamed."""
+def _cache_bytes(cfg: RunConfig, info: SubjectInfo) -> int:
+    """Bytes of the activation cache at most (a small corpus takes fewer); 0 when activations are streamed."""
     if cfg.activations.store != "cache":
         return 0
-    per_value = {"float32": 4, "bfloat16": 2, "int8": 1}[cfg.activations.cache_dtype]
-    return cfg.training.tokens * len(cfg.subject.sites) * (info.d_model * per_value + 16)
+    widths = [info.d_model] * len(cfg.subject.sites)
+    n_sequences = cfg.steps * cfg.batch_sequences
+    return cache_bytes(n_sequences, cfg.activations.context, widths, cfg.activations.cache_dtype)
 
 
 def cache_folder(cfg: RunConfig, out_dir: Path) -> Path:

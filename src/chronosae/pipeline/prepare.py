@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chronosae import world
 from chronosae.config import RunConfig, SubjectConfig, UserError
-from chronosae.corpora import open_source
+from chronosae.corpora import open_sources
 from chronosae.pipeline.plan import Plan, make_plan
 from chronosae.subject import SubjectInfo, inspect_subject
 from chronosae.training.log import require_extras
@@ -42,8 +42,7 @@ def prepare(cfg: RunConfig, *, dry: bool = False) -> Prepared:
     if note:
         plan.notes.append(note)
     if not (dry and info is None):
-        for source in cfg.corpus.resolved_sources():
-            open_source(source)
+        open_sources(cfg.corpus)
     return Prepared(cfg, subject, info, plan)
 
 

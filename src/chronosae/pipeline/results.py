@@ -1,7 +1,7 @@
 """`final_info.json`: the run in one file, from what the stages left."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from chronosae.training import Trainee
 
 # DESIGN section 7: L0 counts as matched within this share.
 L0_TOLERANCE = 0.05
-# Share of features that may be dead before it is worth a flag.
-DEAD_LIMIT = 0.10
 
 
 def last_metrics(path: Path) -> dict[str, dict[str, Any]]:
@@ -74,9 +72,6 @@ def _l0_flags(spec: Spec, l0: float) -> list[str]:
     return flags
 
 
-def run_flags(trainees: Sequence[Trainee], epochs: float) -> list[str]:
-    """What a reader of the whole run should know."""
-    flags = [f"{trainee.name}: {trainee.stopped}" for trainee in trainees if trainee.stopped]
-    if epochs > 1:
-        flags.append(f"text_repeated: the training text was read {epochs:.1f} times")
-    return flags
+def run_flags(epochs: float) -> list[str]:
+    """What a reader of the whole run should know, beside the flags of each autoencoder."""
+    return [f"text_repeated: the training text was read {epochs:.1f} times"] if epochs > 1 else []

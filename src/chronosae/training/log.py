@@ -90,22 +90,27 @@ def require_extras(cfg: LoggingConfig) -> None:
             raise UserError("logging.extras: wandb needs its key in the environment variable WANDB_API_KEY")
 
 
-def open_sinks(cfg: LoggingConfig, run_folder: Path, run_name: str) -> list[Sink]:
-    """The sinks that `cfg` names."""
+def open_sinks(cfg: LoggingConfig, run_folder: Path, run_name: str, resumed_at: int = 0) -> list[Sink]:
+    """The sinks that `cfg` names, continuing after step `resumed_at`.
+
+    Raises:
+        UserError: the service can't be reached or refuses.
+    """
     opened: list[Sink] = []
     for extra in cfg.extras:
         if extra == "tensorboard":
-            opened.append(_TensorBoard(run_folder / "tensorboard"))
+            opened.append(_TensorBoard(run_folder / "tensorboard", resumed_at))
         else:
             opened.append(_Service(importlib.import_module(extra), cfg.project, run_name, run_folder))
     return opened
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, resumed_at: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        # Rows after the checkpoint will come again.
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
 
     def write(self, step: int, values: Mapping[str, int | float]) -> None:
         for name, value in values.items():
@@ -121,7 +126,14 @@ class _Service:
     def __init__(self, module: Any, project: str, name: str, folder: Path) -> None:
         self._module = module
         folder_option = {"dir": str(folder)} if module.__name__ == "wandb" else {}
-        module.init(project=project, name=name, **folder_option)
+        try:
+            module.init(project=project, name=name, **folder_option)
+        except Exception as error:
+            # Whatever a service's client raises, its first line is what the user can act on.
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"logging.extras: {module.__name__} can't start ({reason}); drop it from the list"
+            ) from None
 
     def write(self, step: int, values: Mapping[str, int | float]) -> None:
         self._module.log(dict(values), step=step)

@@ -16,6 +16,8 @@ class PenaltyWeight:
 
     INTEGRAL = 0.05
     PROPORTIONAL = 2.0
+    # A target that can't be reached must not drive the weight out of float32.
+    RANGE = math.log(1e6)
 
     def __init__(self, term: L1Term, steps: int) -> None:
         self.term = term
@@ -41,7 +43,9 @@ class PenaltyWeight:
         error = math.log(max(l0, 0.01) / self.term.target_l0)
         change = 0.0 if self._last_error is None else error - self._last_error
         self._last_error = error
-        self.log_weight += self.INTEGRAL * max(-1.0, min(1.0, error)) + self.PROPORTIONAL * change
+        moved = self.log_weight + self.INTEGRAL * max(-1.0, min(1.0, error)) + self.PROPORTIONAL * change
+        start = math.log(self.term.weight)
+        self.log_weight = max(start - self.RANGE, min(start + self.RANGE, moved))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""

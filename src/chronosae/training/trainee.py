@@ -107,6 +107,7 @@ class Trainee:
         """All that a bit-equal continuation needs; tensors and plain values only."""
         return {
             "sae": self.sae.state_dict(),
+            "normalisation": self.sae.cfg.normalisation.model_dump(),
             "optimizer": self.optimizer.state_dict(),
             "since_fired": self.dead.since_fired,
             "penalty": self.penalty.state_dict() if self.penalty else None,

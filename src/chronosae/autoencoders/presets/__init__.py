@@ -15,7 +15,7 @@ PRESETS: dict[str, Preset] = {preset.name: preset for preset in (relu_l1.PRESET,
 
 def find_preset(name: Any, where: str) -> Preset:
     """The preset called `name`; `UserError` that lists the legal ones."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise UserError(f"{where}: unknown preset {name!r}; legal: {', '.join(PRESETS)}")
     return PRESETS[name]
 
