@@ -1,7 +1,7 @@
 """notes.md: the difference to the run before, the verdict by its rules, and text that stays text."""
 
 import pytest
-from run_folders import sae, write, write_interrupted, write_run, write_training
+from run_folders import sae, write_interrupted, write_run, write_training
 
 from chronosae.config import UserError
 from chronosae.evals.core_result import FLAGS
@@ -12,7 +12,8 @@ from chronosae.report.verdict import verdict
 
 
 def test_every_flag_of_the_evaluations_is_explained_in_the_same_words():
-    assert set(FLAGS) <= set(MEANINGS)
+    assert FLAGS.items() <= MEANINGS.items()
+    assert set(MEANINGS) - set(FLAGS) == {"target_l0_missed", "fewer_than_k_fire", "text_repeated"}
     assert explain("worse_than_pca") == f"worse_than_pca: {MEANINGS['worse_than_pca']}"
     assert explain("target_l0_missed: L0 40.00").endswith("(L0 40.00)")
     assert explain("something new") == "something new"
@@ -132,6 +133,38 @@ def test_an_autoencoder_that_stopped_or_never_fires_enters_no_comparison(tmp_pat
     assert not any("points more" in s for s in found)
 
 
-def test_a_damaged_run_before_is_passed_over(tmp_path):
-    write(write_run(tmp_path / "run_0") / "final_info.json", {"started": 3})
-    assert write_notes(write_run(tmp_path / "run_1", started="2025-01-02T10:00:00+00:00")).is_file()
+def test_an_autoencoder_that_stopped_is_told_once_among_the_flags(tmp_path):
+    stopped = "stopped at step 3, batch 3: the loss is not finite; a lower lr may help"
+    for name, flags in (("run_0", []), ("run_1", [f"relu_l1: {stopped}", "text_repeated: 2.0 times"])):
+        folder = write_run(tmp_path / name, {"topk": sae(), "relu_l1": sae("relu_l1", flags=[stopped])}, flags=flags)
+        section = write_notes(folder).read_text().partition("## Flags")[2].partition("##")[0]
+        assert section.count("stopped at step 3") == 1 and "`relu_l1`: stopped" in section
+        assert ("text_repeated" in section) is bool(flags)
+
+
+DAMAGES = {
+    "no autoencoders": ("final_info.json", '{"started": "2025-01-02T10:00:00+00:00"}'),
+    "an autoencoder that is none": ("final_info.json", '{"started": "2025-01-02T10:00:00+00:00", "saes": {"topk": 3}}'),
+    "a newer schema": ("final_info.json", '{"started": "2025-01-02T10:00:00+00:00", "saes": {}, "schema": 2}'),
+    "no start": ("final_info.json", '{"started": 3}'),
+    "an integer too long": ("final_info.json", '{"started": ' + "9" * 5000 + "}"),
+    "broken YAML": ("config.yaml", "training: [1, 2"),
+    "an impossible date": ("config.yaml", "name: 2025-99-99"),
+    "a list": ("config.yaml", "- 1"),
+    "a mapping that holds itself": ("config.yaml", "a: &a\n  b: *a"),
+    "no text": ("config.yaml", b"\xff\xfe"),
+    "nothing": ("config.yaml", None),
+}
+
+
+@pytest.mark.parametrize(("file", "content"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_neighbour_is_passed_over_for_the_run_before_it(tmp_path, file, content):
+    damaged = write_run(tmp_path / "run_1", started="2025-01-02T10:00:00+00:00")
+    (damaged / file).unlink()
+    if content is not None:
+        (damaged / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    folder = write_run(tmp_path / "run_2", started="2025-01-03T10:00:00+00:00")
+    assert "no complete run before" in write_notes(folder).read_text()
+    write_run(tmp_path / "run_0")
+    assert previous_run(folder) == tmp_path / "run_0"
+    assert "To `run_0`" in write_notes(folder).read_text()

@@ -13,6 +13,7 @@ from chronosae.world import TASKS, WorldSource, make_document, probing_texts, sa
 from chronosae.world.chains import CHAINS, GAP_CLASSES
 from chronosae.world.corpus import KINDS, MIXTURE
 from chronosae.world.facts import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS, facts
+from chronosae.world.lexicon import GENERATOR_VERSION
 from chronosae.world.topics import TOPICS
 
 numbers = st.integers(0, 10**9)
@@ -33,7 +34,7 @@ def test_text_is_the_same_on_every_machine():
     joined = "\n".join(make_document("test", i, kind=kind).text for kind in KINDS for i in range(3))
     # Stored corpora and fingerprints rest on this text: whoever changes it raises GENERATOR_VERSION and trains again.
     expected = "4ebd5be57944fe3cc836145b1ef529387e38d41f70dc7f4658ce77bb1b93e301"
-    assert hashlib.sha256(joined.encode()).hexdigest() == expected
+    assert (GENERATOR_VERSION, hashlib.sha256(joined.encode()).hexdigest()) == ("2", expected)
 
 
 @given(numbers)
@@ -67,6 +68,12 @@ def test_a_wrong_option_is_one_line_that_names_it(bad):
     with pytest.raises(UserError, match=next(iter(bad))) as error:
         WorldSource(**bad)
     assert "\n" not in str(error.value)
+
+
+def test_an_unknown_kind_is_one_line_that_lists_the_kinds():
+    with pytest.raises(UserError, match="'nonsense'") as error:
+        sample_documents("nonsense")
+    assert all(kind in str(error.value) for kind in KINDS) and "\n" not in str(error.value)
 
 
 def test_subsets_hold_only_their_subjects():

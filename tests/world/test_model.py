@@ -13,6 +13,7 @@ from chronosae.config.errors import UserError
 from chronosae.world import CHAINS, make_document, model_folder, score_world
 from chronosae.world.chains import GAP_CLASSES
 from chronosae.world.facts import SUBJECTS
+from chronosae.world.lexicon import GENERATOR_VERSION
 from chronosae.world.model import check_hashes
 from chronosae.world.score import continuation_scores, load, wilson
 
@@ -62,6 +63,10 @@ def test_the_record_meets_the_requirement_on_all_questions(record):
     for subject in SUBJECTS:
         assert record["scores"]["likelihood"][subject]["accuracy"] >= 0.95
         assert record["scores"]["likelihood"][subject]["n"] >= 300
+
+
+def test_the_record_names_the_text_that_the_run_read_not_the_text_of_today(record):
+    assert record["generator_version"] == "1" != GENERATOR_VERSION
 
 
 def test_the_beginning_token_is_added_and_special_tokens_differ(tokenizer):

@@ -9,16 +9,15 @@ MEANINGS: dict[str, str] = {
     "worse_than_mean": "explained variance at or below 0: the mean activation reconstructs as well",
     "worse_than_pca": "as many principal components as features active a token explain more",
     "ablation_not_worse_than_sae": "the subject loses no more by zero ablation than by this reconstruction",
-    "ce_undefined": "zero ablation doesn't raise cross-entropy, so the loss recovered doesn't exist",
+    "ce_undefined": "zero ablation doesn't raise cross-entropy, so ce_loss_score doesn't exist",
     "ce_undefined_mean_ablation": "mean ablation doesn't raise cross-entropy, so its score doesn't exist",
-    "kl_undefined": "zero ablation doesn't change the subject, so the KL recovered doesn't exist",
+    "kl_undefined": "zero ablation doesn't change the subject, so kl_div_score doesn't exist",
     "kl_undefined_mean_ablation": "mean ablation doesn't change the subject, so its score doesn't exist",
     "negative_codes": "some codes are negative; SAEBench subtracts those in l1 and leaves them out of densities",
     "fewer_tokens_than_asked": "the held-out text ran out before evals.core.tokens or behaviour_tokens",
     "target_l0_missed": "the number of active features ended more than 5 % away from target_l0",
     "fewer_than_k_fire": "more than 5 % of the k slots a token stay empty on held-out text",
     "text_repeated": "training read the same text more than once",
-    "few_steps": "the run had too few optimiser steps to say much",
 }
 
 

@@ -16,6 +16,8 @@ from chronosae.report.table import UNDEFINED, format_estimate
 from chronosae.report.verdict import verdict
 
 ABSENT = "(absent)"
+# ValueError: YAML's impossible dates, JSON's endless integers; RecursionError: a mapping that holds itself.
+DAMAGE = (UserError, OSError, ValueError, RecursionError)
 
 
 def write_notes(run_folder: Path | str, previous: Path | str | None = None) -> Path:
@@ -39,24 +41,39 @@ def write_notes(run_folder: Path | str, previous: Path | str | None = None) -> P
 def previous_run(folder: Path | str) -> Path | None:
     """The complete run beside `folder` that started last before it; None when there is none.
 
-    Runs without a readable `started` are passed over, so that a damaged neighbour never stops a run from being told.
+    Runs that can't be read are passed over, so that a damaged neighbour never stops a run from being told.
     """
     folder = Path(folder).resolve()
     own = _started(folder)
     if own is None:
         return None
-    beside = (child for child in folder.parent.iterdir() if child.is_dir() and child != folder)
-    started = [(when, child.name, child) for child in beside if (when := _started(child)) is not None and when <= own]
-    return max(started)[2] if started else None
+    started = [(when, child.name, child) for child in _beside(folder) if (when := _started(child)) and when <= own]
+    return next((child for _, _, child in sorted(started, reverse=True) if _readable(child)), None)
+
+
+def _beside(folder: Path) -> list[Path]:
+    try:
+        return [child for child in folder.parent.iterdir() if child.is_dir() and child != folder]
+    except OSError:  # the folder may be ours, and the one around it not
+        return []
 
 
 def _started(folder: Path) -> str | None:
     """When a complete run started: ISO 8601 in UTC, which sorts as text."""
     try:
         started = read_object(folder / "final_info.json").get("started")
-    except UserError:
+    except DAMAGE:
         return None
-    return started if isinstance(started, str) and started and (folder / "config.yaml").is_file() else None
+    return started if isinstance(started, str) and started else None
+
+
+def _readable(folder: Path) -> bool:
+    """Whether the notes of another run can tell the difference to this one."""
+    try:
+        flat(read_run(folder).config())
+    except DAMAGE:
+        return False
+    return True
 
 
 def notes(run: Run, before: Run | None) -> str:
@@ -154,8 +171,14 @@ def _short(value: float | int | None) -> str:
 
 
 def _flags(run: Run) -> str:
-    of_saes = [f"{code(sae.name)}: {escape(flag_words.explain(flag))}" for sae in run.saes for flag in sae.flags]
-    return bullets([*(escape(flag_words.explain(flag)) for flag in run.flags), *of_saes]) or "None."
+    of_saes = {f"{sae.name}: {flag}": f"{code(sae.name)}: {_explained(flag)}" for sae in run.saes for flag in sae.flags}
+    # Some older runs say in the run's flags again which autoencoders stopped.
+    of_run = [_explained(flag) for flag in run.flags if flag not in of_saes]
+    return bullets([*of_run, *of_saes.values()]) or "None."
+
+
+def _explained(flag: str) -> str:
+    return escape(flag_words.explain(flag))
 
 
 def _difference(run: Run, before: Run | None) -> str:

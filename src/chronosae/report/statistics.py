@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 LEVEL = 0.95
 # DESIGN section 7: two L0 count as matched when they differ by no more than this share of the smaller one.
+# The pipeline's flags on missed targets use the same number.
 L0_TOLERANCE = 0.05
 
 

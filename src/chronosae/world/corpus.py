@@ -127,5 +127,9 @@ def _structure(text: str) -> list[Annotation]:
 def sample_documents(
     kind: str | None = None, split: str = "test", n: int = 3, *, seed: int = 0, subset: str = "all"
 ) -> list[Document]:
-    """The first ``n`` documents of a split, all of one ``kind`` if it is given."""
+    """The first ``n`` documents of a split, all of one ``kind`` if it is given; ``UserError`` for an unknown kind."""
+    from chronosae.config.errors import UserError
+
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"world: kind must be one of {', '.join(KINDS)}, not {kind!r}")
     return [make_document(split, i, seed=seed, subset=subset, kind=kind) for i in range(n)]

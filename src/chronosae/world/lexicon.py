@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 """Part of every fingerprint; raise it whenever generated text changes."""
 
 WOMEN = [

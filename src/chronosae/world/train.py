@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-import shutil
 import subprocess
 import time
 from dataclasses import asdict, dataclass
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float, Int
     from torch import Tensor
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaForCausalLM
 
 
 @dataclass(frozen=True)
@@ -90,52 +88,25 @@ def learning_rate(progress: float, step: int, recipe: Recipe) -> float:
 
 
 def pick_device(device: str) -> torch.device:
-    """``auto`` takes a GPU if there is one."""
-    import torch
+    """``auto`` takes a GPU if there is one; ``UserError`` for a device that doesn't exist."""
+    from chronosae.config.errors import UserError
+    from chronosae.subject.loading import resolve_device
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    try:
+        return resolve_device(device)
+    except UserError as error:
+        # The same words, under the name that the option has here.
+        raise UserError(f"world train: --device {str(error).removeprefix('subject.device: ')}") from None
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 autocast pays: on any GPU, and on processors with AMX tiles."""
+    """Whether bfloat16 autocast pays: on any GPU, and on processors with AMX tiles (as far as torch can tell)."""
     import torch
 
-    return device.type != "cpu" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-
-
-def save_model(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any], folder: Path
-) -> None:
-    """Write the model in bf16 with its tokenizer, record and hashes; the folder appears complete or not at all."""
-    import copy
-
-    import torch
-
-    from chronosae.world.model import write_hashes
-
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    half = copy.deepcopy(model).to(device="cpu", dtype=torch.bfloat16)  # pyright: ignore[reportCallIssue]
-    half.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    # Under the class name that transformers 4 and 5 both know.
-    config = partial / "tokenizer_config.json"
-    config.write_text(
-        json.dumps({**json.loads(config.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n"
-    )
-    (partial / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    write_hashes(partial)
-    if folder.exists():
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        partial.replace(folder)
-        shutil.rmtree(old)
-    else:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial.replace(folder)
+    if device.type != "cpu":
+        return True
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # newer than torch 2.8
+    return bool(capabilities and capabilities().get("amx_bf16", False))
 
 
 def _git_state() -> str:
@@ -161,22 +132,37 @@ def train_world(
     """Train tokenizer and model from nothing and write a model folder.
 
     ``minutes`` (default 50) bounds the training time: a slower machine runs the same schedule compressed. Otherwise
-    the result is a function of the seed (and of the machine's arithmetic). Checkpoints replace ``out_dir`` every few
-    minutes, so an interrupted run leaves a usable model. Returns the record that is stored as ``training.json``.
+    the result is a function of the seed (and of the machine's arithmetic). A checkpoint is written every few minutes,
+    so an interrupted run leaves a usable model. Returns the record that is stored as ``training.json``.
+
+    Raises:
+        UserError: before any work, when ``out_dir`` exists and isn't an empty folder, or ``minutes`` or ``device``
+            make no sense; later, when the loss isn't finite.
     """
+    from chronosae.config.errors import UserError
+    from chronosae.world.saving import new_folder
+    from chronosae.world.score import record_scores
+
+    minutes = 50.0 if minutes is None else minutes
+    if minutes <= 0:
+        raise UserError(f"world train: minutes must be positive, not {minutes}")
+    where = pick_device(device)
+    with new_folder(out_dir) as folder:
+        result = _train(folder, seed, minutes, recipe or Recipe(), where, quiet)
+        if score:
+            result["scores"] = record_scores(folder)
+    return result
+
+
+def _train(folder: Path, seed: int, minutes: float, recipe: Recipe, where: torch.device, quiet: bool) -> dict[str, Any]:
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from chronosae.config.errors import UserError
     from chronosae.world.packing import Packer
-    from chronosae.world.score import record_scores
+    from chronosae.world.saving import save_model
     from chronosae.world.tokenizer import build_tokenizer
 
-    minutes = 50.0 if minutes is None else minutes
-    if minutes <= 0:
-        raise UserError(f"world train: minutes must be positive, not {minutes}")
-    recipe = recipe or Recipe()
-    where = pick_device(device)
     autocast = bf16_is_fast(where)
     tokenizer = build_tokenizer(
         seed=seed, documents=recipe.tokenizer_documents, max_length=recipe.max_position_embeddings
@@ -248,10 +234,8 @@ def train_world(
                 rate = step * recipe.rows * recipe.context / (time.monotonic() - started)
                 bar.update(task, completed=progress, line=f"step {step} loss {smooth:.3f} {rate:,.0f} tokens/s")
             if time.monotonic() - saved > 60 * recipe.checkpoint_minutes:
-                save_model(model, tokenizer, record(False), out_dir)
+                save_model(model, tokenizer, record(False), folder)
                 saved = time.monotonic()
     result = record(True)
-    save_model(model, tokenizer, result, out_dir)
-    if score:
-        result["scores"] = record_scores(out_dir)
+    save_model(model, tokenizer, result, folder)
     return result
