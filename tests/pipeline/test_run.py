@@ -150,19 +150,20 @@ def test_overwriting_with_a_mistake_keeps_the_old_run(
 
 
 def test_text_that_turns_bad_in_mid_training_costs_only_the_steps_since_the_checkpoint(
-    write_config: WriteConfig, tmp_path: Path
+    write_config: WriteConfig, tmp_path: Path, text_file: Path
 ) -> None:
-    rows = [json.dumps({"text": f"The {i}th traveller paid the ferryman {i % 7} coins."}) for i in range(1200)]
+    # Long enough that the bad row lies beyond what is tokenised ahead of the first step.
+    rows = [json.dumps({"text": f"The {i}th traveller paid the ferryman {i % 7} coins. " * 20}) for i in range(130)]
     text = tmp_path / "rows.jsonl"
-    text.write_text("\n".join([*rows[:900], "{oops", *rows[900:]]))
-    training = {"tokens": 19200, "batch_tokens": 128, "log_every": 5, "checkpoint_every": 5}
-    cfg = load_config(write_config(corpus={"path": str(text), "holdout_every": 5}, training=training))
+    text.write_text("\n".join([*rows[:100], "{oops", *rows[100:]]))
+    training = {"tokens": 30720, "batch_tokens": 128, "log_every": 5, "checkpoint_every": 5}
+    cfg = load_config(write_config(corpus={"path": str(text), "eval_path": str(text_file)}, training=training))
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"rows\.jsonl"):
         run(cfg, out)
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
     assert (out / "checkpoints" / "latest.pt").is_file()
-    text.write_text("\n".join([*rows[:900], rows[0], *rows[900:]]))
+    text.write_text("\n".join([*rows[:100], rows[0], *rows[100:]]))
     resumed, whole = run(cfg, out, resume=True), run(cfg, tmp_path / "whole")
     assert resumed["saes"]["topk"]["metrics"] == whole["saes"]["topk"]["metrics"]
 

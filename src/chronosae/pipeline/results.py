@@ -8,10 +8,8 @@ from typing import Any
 from chronosae.autoencoders import L1Term, Spec, TopK
 from chronosae.evals import CoreResult
 from chronosae.pipeline.plan import PlannedSAE
+from chronosae.report.statistics import L0_TOLERANCE
 from chronosae.training import Trainee
-
-# DESIGN section 7: L0 counts as matched within this share.
-L0_TOLERANCE = 0.05
 
 
 def last_metrics(path: Path) -> dict[str, dict[str, Any]]:
