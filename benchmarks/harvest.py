@@ -5,7 +5,8 @@
 
 Both sides run the same truncated forward pass on contexts of the same shape. `bare` reads token tensors that are
 ready; `stream` is what training gets: documents read, tokenised, packed, shuffled, harvested, checked and masked. The
-two take turns, so that a change of the machine's speed hits both; medians are compared. `ratio` should be >= 0.9.
+two take turns, so that a change of the machine's speed hits both; medians are compared. `ratio` should be >= 0.9: where
+it is less, the exit code is 1 and `ok` in the JSON false.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import platform
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,26 +32,27 @@ from chronosae.subject import Subject
 TARGET = 0.9
 
 
-def main() -> None:
-    """Parse, measure, print; the last line is JSON when asked for."""
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, measure, print; the last line is JSON when asked for. Returns the exit code."""
     parser = argparse.ArgumentParser(description="tokens/s of the activation stream against the bare forward pass")
     parser.add_argument("--model", help="a local folder or Hugging Face name; absent: a random Llama of world size")
     parser.add_argument("--corpus", help="a .txt, .jsonl, .parquet file or folder; absent: made-up words")
     parser.add_argument("--site", default="blocks.2.hook_resid_post")
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--harvest-sequences", type=int, default=32)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--repeats", type=int, default=9, help="pairs of measurements, at least 7")
     # Documents are tokenised some 16,000 tokens at a time: a measurement must be long enough to pay for its own.
     parser.add_argument("--chunks", type=int, default=8, help="forward passes a measurement")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options, Path(folder))
     print(f"bare {result['bare_tokens_per_s']:,.0f} tokens/s, stream {result['stream_tokens_per_s']:,.0f} tokens/s")
     print(f"ratio {result['ratio']:.3f} (target {TARGET})")
     if options.json:
         print(json.dumps(result))
+    return 0 if result["ok"] else 1
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -153,4 +156,4 @@ def random_subject(corpus: Path, device: str) -> Subject:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,11 @@
 """The cache holds what the subject says, survives a stop at any shard, and never hands out damaged or stale data."""
 
+import errno
+import os
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 
 from chronosae.activations import CacheBuilder, CachedStream, build_cache, cache_bytes, codec, open_stream, store
 from chronosae.activations import cache as cache_module
+from chronosae.activations import shards as shards_module
 from chronosae.config import UserError
 
 DTYPES = ["float32", "bfloat16", "int8"]
@@ -186,11 +191,43 @@ def test_the_size_is_foretold_and_too_small_a_disk_is_refused_before_the_start(t
     stream = open_stream(cfg, tiny, folder)
     on_disk = sum(p.stat().st_size for p in folder.rglob("*.npy") if p.name != "source.npy")
     foretold = cache_bytes(len(stream), 16, [16, 16], "int8")
-    assert 0 <= on_disk - foretold <= 128 * len(list(folder.rglob("*.npy")))
+    assert on_disk - foretold == 128 * sum(p.name != "source.npy" for p in folder.rglob("*.npy"))  # headers
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(UserError, match=r"needs .* GB and has .* GB free; lower training\.tokens"):
         build_cache(cfg, tiny, tmp_path / "other")
     assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_size_foretold_is_that_of_all_values_to_the_byte(tiny, cached, tmp_path, dtype):
+    stream = open_stream(cached(dtype), tiny, tmp_path)
+    arrays = [np.load(file) for file in tmp_path.rglob("*.npy") if file.name != "source.npy"]
+    assert sum(array.nbytes for array in arrays) == cache_bytes(len(stream), 16, [16, 16], dtype)
+
+
+def test_a_cache_is_written_where_only_writable_files_can_be_flushed_and_no_folder_opened(
+    tiny, cached, tmp_path, monkeypatch
+):
+    """The rules of Windows."""
+    fcntl = pytest.importorskip("fcntl")
+    fsync, open_descriptor, flushed = os.fsync, os.open, []
+
+    def flush(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "read-only")
+        flushed.append(descriptor)
+        fsync(descriptor)
+
+    def open_file(path, *args, **options):
+        if not options and Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "a folder")
+        return open_descriptor(path, *args, **options)
+
+    monkeypatch.setattr(shards_module, "_WINDOWS", True)
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "open", open_file)
+    shards = build_cache(cached(), tiny, tmp_path / "cache")
+    assert shards.complete and len(flushed) > len(shards.shards) * 5
 
 
 def test_a_cache_without_a_folder_says_what_to_set(tiny, cached):

@@ -1,5 +1,6 @@
 """The live stream: what a batch holds, and that a resumed run sees exactly the same ones."""
 
+import shutil
 from collections import Counter
 
 import pytest
@@ -17,7 +18,7 @@ from chronosae.activations import (
     training_sequences,
 )
 from chronosae.config import UserError
-from chronosae.corpora import Mixture
+from chronosae.corpora import Mixture, register
 from chronosae.subject import Subject
 
 
@@ -123,6 +124,40 @@ def test_eval_path_serves_the_evaluations_and_frees_the_held_out_documents(tiny,
     assert {"keep 3", "keep 4", "forget 9"} <= trained
 
 
+def with_corpus(cfg, **changes):
+    return cfg.model_copy(update={"corpus": cfg.corpus.model_copy(update=changes)})
+
+
+def test_text_that_is_trained_on_is_refused_for_the_evaluations_by_any_name(tiny, run_config, tmp_path):
+    cfg = run_config()
+    message = r"^corpus\.eval_path: .*forget\.txt is trained on too \(source 'forget'\)"
+    (tmp_path / "copies").mkdir()
+    shutil.copy(tmp_path / "forget.txt", tmp_path / "copies" / "b.forget.txt")
+    (tmp_path / "copies" / "a.txt").write_text("fresh")
+    for path, separator in (
+        (tmp_path / "forget.txt", "\n\n"),
+        (tmp_path / "forget.txt", None),
+        (tmp_path / "copies", "\n"),
+    ):
+        with pytest.raises(UserError, match=message):
+            heldout_batches(with_corpus(cfg, eval_path=str(path), separator=separator), tiny, 4, 2)
+    (tmp_path / "other.txt").write_text((tmp_path / "forget.txt").read_text().replace("forget", "others"))
+    assert len(heldout_tokens(with_corpus(cfg, eval_path=str(tmp_path / "other.txt")), tiny, 4))
+
+
+def test_a_registered_corpus_evaluates_on_another_split_or_subset_than_it_trains_on(tiny, run_config):
+    def source(name, split, subset):
+        return Listed(name, [f"{split} {subset} text " * 3] * 40, fingerprint=f"{split} {subset}")
+
+    register("parted", source)
+    cfg = with_corpus(run_config(corpus={"path": "parted", "subset": "small"}), eval_path="parted")
+    with pytest.raises(UserError, match=r"corpus\.eval_path: 'parted' with split 'train'.*set corpus\.eval_split"):
+        heldout_tokens(cfg, tiny, 4)
+    for part, words in (({"eval_split": "test"}, "test small"), ({"eval_subset": "large"}, "train large")):
+        tokens = heldout_tokens(with_corpus(cfg, **part), tiny, 4)
+        assert words in tiny.tokenizer.decode(tokens.tokens.flatten())
+
+
 def one_source(run_config, path, **changes):
     return run_config(corpus={"path": str(path), **changes})
 
@@ -161,6 +196,12 @@ def test_nan_activations_are_refused_where_they_are_kept_or_evaluated_and_handed
         weight.data[0, 0] = float("nan")
         with pytest.raises(UserError, match=r"activations at blocks\.0\.hook_resid_post are NaN.*source: .*keep"):
             next(heldout_batches(cfg, tiny, 4, 2))
+        early = "blocks.0.hook_attn_out"  # before the damage
+        mixed = run_config(subject={"sites": [early, *cfg.subject.sites]})
+        with pytest.raises(UserError, match=r"activations at blocks\.0\.hook_resid_post are NaN"):
+            next(heldout_batches(mixed, tiny, 4, 2))
+        alone = next(heldout_batches(mixed, tiny, 4, 2, sites=[early]))
+        assert list(alone) == [early] and torch.isfinite(alone[early].acts).all()
         batch = open_stream(cfg, tiny).next()["blocks.0.hook_resid_post"]
         assert not torch.isfinite(batch.acts).all()
     finally:
@@ -215,10 +256,8 @@ def test_resuming_is_exact_for_any_sizes(tiny, run_config_values, sizes, window,
 
 
 class Listed:
-    fingerprint = "listed"
-
-    def __init__(self, name, rows):
-        self.name, self._rows = name, rows
+    def __init__(self, name, rows, fingerprint="listed"):
+        self.name, self._rows, self.fingerprint = name, rows, fingerprint
 
     def documents(self, start=0):
         return iter(self._rows[start:])

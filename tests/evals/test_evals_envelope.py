@@ -1,6 +1,7 @@
 """The JSON file: SAEBench's keys and names, valid numbers only, written whole."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,11 @@ import torch
 from evals_tiny import CONTEXT, SITE, evaluate, tiny_sae
 
 from chronosae.activations.batch import SequenceBatch
-from chronosae.autoencoders import Autoencoder
+from chronosae.autoencoders import Autoencoder, Normalisation, build
 from chronosae.config import CoreEvalConfig
 from chronosae.evals import CoreResult, Provenance, core_envelope, write_core, write_envelope
 from chronosae.evals.core_output import CATEGORIES
-from chronosae.evals.envelope import KEYS
+from chronosae.evals.envelope import INDENTED_ROWS, KEYS
 from chronosae.subject import Subject
 
 PROVENANCE = Provenance(
@@ -99,6 +100,25 @@ def test_the_configuration_saebenchs_readers_use_is_there(evaluated: tuple) -> N
     assert (cfg["hook_name"], cfg["hook_layer"]) == (SITE, 1)
     assert envelope["eval_config"]["n_eval_sparsity_variance_batches"] == 3
     assert envelope["eval_config"]["batch_size_prompts"] == 4
+
+
+@pytest.mark.parametrize("kind", ["dataset", "token", "none"])
+def test_the_configuration_in_the_file_is_the_one_that_ran(evaluated: tuple, kind: str) -> None:
+    sae = build("topk", d_in=16, d_sae=24, k=5, normalisation=Normalisation.model_validate({"kind": kind}))
+    provenance = replace(PROVENANCE, exclude_special=False, prepend_bos=kind == "none")
+    found = core_envelope("topk", sae, evaluated[1], CoreEvalConfig(), provenance)
+    assert found["eval_config"]["exclude_special_tokens_from_reconstruction"] is False
+    assert found["sae_cfg_dict"]["prepend_bos"] is (kind == "none")
+    saelens = {"dataset": "expected_average_only_in", "token": "constant_norm_rescale", "none": "none"}
+    assert found["sae_cfg_dict"]["normalize_activations"] == saelens[kind]
+
+
+def test_files_of_many_features_are_written_compactly_and_read_the_same(tmp_path: Path) -> None:
+    for n, compact in ((INDENTED_ROWS + 1, True), (3, False)):
+        result = {"eval_result_details": [{"index": i} for i in range(n)]}
+        write_envelope(result, tmp_path / "a.json")
+        text = (tmp_path / "a.json").read_text(encoding="utf-8")
+        assert json.loads(text) == result and (text.count("\n") == 1) is compact
 
 
 def test_details_hold_one_row_a_feature_that_agrees_with_the_codes(evaluated: tuple, batch: SequenceBatch) -> None:

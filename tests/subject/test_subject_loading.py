@@ -169,6 +169,20 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path, shared: Path) -> 
         Subject.load(config_of(folder, tokenizer=str(tokenizer)))
 
 
+def test_a_tokenizer_that_is_not_there_names_its_own_key(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^subject\.tokenizer: no such folder: .*--set subject\.tokenizer=PATH"):
+        Subject.load(config_of(folder, tokenizer=str(folder / "nowhere")))
+    with pytest.raises(
+        UserError, match=r"^subject\.tokenizer: .*is a file; give the folder that holds tokenizer\.json"
+    ):
+        Subject.load(config_of(folder, tokenizer=str(folder / "config.json")))
+
+
+def test_a_subject_may_be_called_otherwise_than_its_folder(stories: Path) -> None:
+    subject = Subject.load(config_of(stories), name="storyteller")
+    assert subject.name == "storyteller"
+
+
 def test_added_tokens_beyond_the_embedding_are_no_reason_to_refuse(stories: Path, tmp_path: Path) -> None:
     shutil.copytree(stories, tmp_path / "model", copy_function=shutil.copyfile)
     tokenizer = AutoTokenizer.from_pretrained(stories)
@@ -218,6 +232,9 @@ def test_a_model_s_own_code_runs_only_when_asked_for(folder: Path) -> None:
 def test_devices_that_are_not_there_are_named(stories: Path) -> None:
     with pytest.raises(UserError, match=r"subject\.device: 'gpu' is not a device"):
         Subject.load(SubjectConfig(model=str(stories), device="gpu"))
+    for device in ("mps", "meta", "xpu"):
+        with pytest.raises(UserError, match=rf"subject\.device: '{device}' isn't supported; use auto, cpu, cuda"):
+            Subject.load(SubjectConfig(model=str(stories), device=device))
     with pytest.raises(UserError, match=r"subject\.device: 'cuda:99' isn't there"):
         Subject.load(SubjectConfig(model=str(stories), device="cuda:99"))
 

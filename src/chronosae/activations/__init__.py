@@ -3,7 +3,7 @@
 from chronosae.activations.batch import SequenceBatch
 from chronosae.activations.cache import CacheBuilder, CachedStream, cache_bytes
 from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest
-from chronosae.activations.normalise import Normalisation, measure, unit_rms
+from chronosae.activations.normalise import SiteScale, measure, unit_rms
 from chronosae.activations.sequences import Sequences, TokenBatch
 from chronosae.activations.shards import ShardFolder
 from chronosae.activations.store import (
@@ -22,11 +22,11 @@ __all__ = [
     "CachedStream",
     "Encoder",
     "LiveStream",
-    "Normalisation",
     "SequenceBatch",
     "Sequences",
     "ShardFolder",
     "SiteBatches",
+    "SiteScale",
     "TokenBatch",
     "build_cache",
     "cache_bytes",

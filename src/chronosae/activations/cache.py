@@ -24,8 +24,13 @@ _ORDER = 0xCAC4E  # keeps this use of the seed apart from others
 
 
 def cache_bytes(n_sequences: int, context: int, d_ins: Sequence[int], dtype: CacheDtype) -> int:
-    """Bytes that a cache of `n_sequences` contexts takes, one entry of `d_ins` a site; headers not counted."""
-    return n_sequences * context * (sum(token_bytes(d_in, dtype) for d_in in d_ins) + 13)
+    """Bytes of the values in a cache of `n_sequences` contexts, one entry of `d_ins` a site.
+
+    Exact for activations, scales, tokens, mask and document ids. Not counted: headers (128 bytes a file), the names of
+    the sources (4 bytes a letter and sequence), and the place in the text behind each shard.
+    """
+    kept = sum(np.dtype(kind).itemsize for kind in _TOKEN_ARRAYS.values())
+    return n_sequences * context * (sum(token_bytes(d_in, dtype) for d_in in d_ins) + kept)
 
 
 class CacheBuilder:

@@ -15,13 +15,12 @@ Kind = Literal["dataset", "token", "none"]
 
 
 @dataclass(frozen=True)
-class Normalisation:
-    """Measured once, saved with the autoencoder, folded into its weights on export.
+class SiteScale:
+    """What was measured at one site, over `n_tokens` unmasked tokens; the autoencoder's own `Normalisation` applies it.
 
-    `apply` brings raw activations to the scale that training sees: `dataset` multiplies by `factor` = sqrt(d_in) /
-    mean norm, `token` brings every vector to norm sqrt(d_in), `none` leaves them. `mean` is the mean raw activation,
-    `normalised_mean` the mean of what `apply` returns, which is where b_dec starts; both over `n_tokens` unmasked
-    tokens.
+    Training sees raw activations times `factor` = sqrt(d_in) / mean norm (`dataset`), every vector at norm sqrt(d_in)
+    (`token`), or the raw ones (`none`). `mean` is the mean raw activation, `normalised_mean` the mean of what training
+    sees, which is where b_dec starts.
     """
 
     kind: Kind
@@ -29,12 +28,6 @@ class Normalisation:
     mean: Float[Tensor, " d_in"]
     normalised_mean: Float[Tensor, " d_in"]
     n_tokens: int
-
-    def apply(self, acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """Raw activations at the scale of training."""
-        if self.kind == "token":
-            return unit_rms(acts)
-        return acts * self.factor
 
 
 def unit_rms(acts: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
@@ -59,7 +52,7 @@ class _Sums:
         self.unit = self.unit + unit_rms(acts).sum(0).cpu()
 
 
-def measure(stream: ActivationStream, kind: Kind, n_tokens: int) -> dict[str, Normalisation]:
+def measure(stream: ActivationStream, kind: Kind, n_tokens: int) -> dict[str, SiteScale]:
     """Scale and mean of every site over the first `n_tokens` unmasked tokens or a little more (whole batches).
 
     The stream is used up as far as it is read: give it one of its own, never the training stream.
@@ -76,10 +69,10 @@ def measure(stream: ActivationStream, kind: Kind, n_tokens: int) -> dict[str, No
         empty = empty + 1 if not any(each.n for each in sums.values()) else 0
         if empty == 64:
             raise UserError("every token of the corpus is special and masked: there is nothing to learn from")
-    return {site: _normalisation(site, each, kind) for site, each in sums.items()}
+    return {site: _scale(site, each, kind) for site, each in sums.items()}
 
 
-def _normalisation(site: str, sums: _Sums, kind: Kind) -> Normalisation:
+def _scale(site: str, sums: _Sums, kind: Kind) -> SiteScale:
     mean_norm = sums.norm / sums.n
     if not math.isfinite(mean_norm) or mean_norm == 0:
         what = "all zero" if mean_norm == 0 else "not finite"
@@ -87,4 +80,4 @@ def _normalisation(site: str, sums: _Sums, kind: Kind) -> Normalisation:
     factor = math.sqrt(sums.raw.shape[0]) / mean_norm if kind == "dataset" else 1.0
     mean = sums.raw / sums.n
     normalised = sums.unit / sums.n if kind == "token" else mean * factor
-    return Normalisation(kind, factor, mean.float(), normalised.float(), sums.n)
+    return SiteScale(kind, factor, mean.float(), normalised.float(), sums.n)

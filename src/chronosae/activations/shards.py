@@ -20,6 +20,7 @@ from chronosae.config import UserError
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _STATE = "state.pt"
+_WINDOWS = os.name == "nt"
 
 
 class ShardFolder:
@@ -144,11 +145,18 @@ class ShardFolder:
         partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _to_disk(partial)
         partial.replace(path)
-        _to_disk(self.folder)
+        _folder_to_disk(self.folder)
 
 
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _to_disk(file: Path) -> None:
+    with file.open("r+b") as stream:  # Windows flushes only what is open for writing
+        os.fsync(stream.fileno())
+
+
+def _folder_to_disk(folder: Path) -> None:
+    if _WINDOWS:  # where a folder can't be opened, and renames reach the disk with the journal
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,16 +1,16 @@
 """From a `RunConfig` to streams: training batches, held-out batches, measured normalisation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chronosae.activations.cache import CacheBuilder, CachedStream
 from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest, require_finite
-from chronosae.activations.normalise import Normalisation, measure
+from chronosae.activations.normalise import SiteScale, measure
 from chronosae.activations.sequences import Sequences, TokenBatch
 from chronosae.activations.shards import FORMAT, ShardFolder
 from chronosae.activations.tokenise import Encoder
-from chronosae.config import RunConfig, SourceConfig, UserError
-from chronosae.corpora import Mixture, Part, open_source, open_sources
+from chronosae.config import RunConfig, UserError
+from chronosae.corpora import Mixture, Part, open_evaluation_source, open_sources
 from chronosae.subject import Subject
 
 
@@ -45,7 +45,7 @@ def open_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None)
     )
 
 
-def measure_normalisation(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> dict[str, Normalisation]:
+def measure_normalisation(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> dict[str, SiteScale]:
     """Scale and mean of every site, from the first tokens of a stream of its own: the training stream stays put."""
     acts = cfg.activations
     return measure(open_stream(cfg, subject, cache_dir), acts.normalise, acts.normalise_tokens)
@@ -109,20 +109,26 @@ def _cache_key(cfg: RunConfig, subject: Subject, n_sequences: int) -> dict[str, 
     }
 
 
-def heldout_batches(cfg: RunConfig, subject: Subject, n_sequences: int, batch_sequences: int) -> Iterator[SiteBatches]:
-    """Up to `n_sequences` whole contexts that training never sees, in a fixed order, every site.
+def heldout_batches(
+    cfg: RunConfig, subject: Subject, n_sequences: int, batch_sequences: int, sites: Sequence[str] | None = None
+) -> Iterator[SiteBatches]:
+    """Up to `n_sequences` whole contexts that training never sees, in a fixed order, at `sites` (absent: every site).
 
-    They come from `corpus.eval_path`, or from the held-out documents of each source in proportion to the weights. No
-    document is used twice, so there may be fewer than asked; the last batch may be smaller.
+    The other sites aren't read, so what is wrong there does no harm. The text comes from `corpus.eval_path`, or from
+    the held-out documents of each source in proportion to the weights. No document is used twice, so there may be fewer
+    than asked; the last batch may be smaller.
 
     Raises:
-        UserError: there is not one held-out context; raised at once, not at the first batch.
+        UserError: there is not one held-out context, or training reads it too; raised at once, not at the first batch.
+            NaN or infinite activations at one of the sites, at their batch.
     """
     tokens = heldout_tokens(cfg, subject, n_sequences)
+    wanted = cfg.subject.sites if sites is None else list(sites)
+    subject.check_sites(wanted)
 
     def batches() -> Iterator[SiteBatches]:
         for start in range(0, len(tokens), batch_sequences):
-            batches = harvest(subject, tokens[start : start + batch_sequences], cfg.subject.sites)
+            batches = harvest(subject, tokens[start : start + batch_sequences], wanted)
             yield require_finite(batches, subject)
 
     return batches()
@@ -133,14 +139,7 @@ def heldout_tokens(cfg: RunConfig, subject: Subject, n_sequences: int) -> TokenB
     check(cfg, subject)
     corpus = cfg.corpus
     if corpus.eval_path is not None:
-        only = SourceConfig(
-            path=corpus.eval_path,
-            subset=corpus.subset,
-            split=corpus.split,
-            text_field=corpus.text_field,
-            separator=corpus.separator,
-        )
-        mixture = Mixture([open_source(only, "corpus.eval_path")], part="all", seed=cfg.seed, repeat=False)
+        mixture = Mixture([open_evaluation_source(corpus)], part="all", seed=cfg.seed, repeat=False)
     else:
         sources, weights = open_sources(corpus)
         mixture = Mixture(

@@ -49,14 +49,14 @@ class LocalSource:
         self._reading = {"text_field": text_field, "separator": separator}
         self._readers = readers(text_field, separator)
         self._root = Path(path).expanduser()
-        self._files = _files(self._root, key)
+        self.files = _files(self._root, key)
 
     def documents(self, start: int = 0) -> Iterator[str]:
         """The documents of one pass, beginning with number `start`; blank ones included."""
         return islice(self._all(), start, None)
 
     def _all(self) -> Iterator[str]:
-        for file in self._files:
+        for file in self.files:
             try:
                 yield from self._readers[file.suffix.lower()](file)
             except OSError as error:
@@ -66,7 +66,7 @@ class LocalSource:
     def fingerprint(self) -> str:
         """SHA-256 over how the files are read and over their names, sizes and contents."""
         digest = hashlib.sha256(json.dumps(self._reading, sort_keys=True).encode())
-        for file in self._files:
+        for file in self.files:
             relative = file.relative_to(self._root).as_posix() if self._root.is_dir() else file.name
             digest.update(f"\0{relative}\0{file.stat().st_size}\0".encode())
             with file.open("rb") as stream:

@@ -57,11 +57,6 @@ def register(name: str, factory: SourceFactory) -> None:
     _REGISTERED[name] = factory
 
 
-def registered() -> list[str]:
-    """Names that `register` was given, sorted."""
-    return sorted(_REGISTERED)
-
-
 def open_source(cfg: SourceConfig, key: str = "corpus.path") -> Source:
     """The source that `cfg.path` names: a registered corpus, a local file or folder, or a Hugging Face name.
 

@@ -54,7 +54,7 @@ def evaluate_core(
     start = time.perf_counter()
     with _evaluating(saes):
         first = _reconstruct(saes, site, batches, cfg)
-        finite = {name: sae for name, sae in saes.items() if first.totals[name].finite}
+        finite = {name: sae for name, sae in saes.items() if first.totals[name].finite and _weights_finite(sae)}
         second, data = _behave(finite, subject, batches, cfg, first)
     pca = PCALine(first.moments)
     results = {
@@ -144,6 +144,11 @@ def _behave(
         )
     short = first.data.short or sequences * first.data.context < cfg.behaviour_tokens
     return totals, replace(first.data, behaviour_sequences=sequences, behaviour_batches=n_batches, short=short)
+
+
+def _weights_finite(sae: Autoencoder) -> bool:
+    """A weight that is NaN may not show in the output: TopK never picks it."""
+    return all(bool(weight.isfinite().all()) for weight in sae.parameters())
 
 
 def _key(name: str) -> str:

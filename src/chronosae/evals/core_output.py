@@ -56,6 +56,9 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Our kinds of normalisation by SAELens' names for the same operations. Autoencoders take and give raw activations.
+NORMALISATIONS = {"dataset": "expected_average_only_in", "token": "constant_norm_rescale", "none": "none"}
+
 # Decimals of per-feature numbers, as SAEBench rounds them.
 DECIMALS = 10
 
@@ -114,7 +117,7 @@ def _eval_config(result: CoreResult, cfg: CoreEvalConfig, provenance: Provenance
         "dataset": provenance.dataset,
         "context_size": result.data.context,
         **{f"compute_{what}": True for what in computed},
-        "exclude_special_tokens_from_reconstruction": True,
+        "exclude_special_tokens_from_reconstruction": provenance.exclude_special,
         "verbose": False,
     }
 
@@ -134,8 +137,8 @@ def _sae_cfg_dict(sae: Autoencoder, result: CoreResult, provenance: Provenance) 
         "architecture": sae.cfg.preset,
         "activation_fn_str": sae.cfg.activation.kind,
         "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "prepend_bos": True,
+        "normalize_activations": NORMALISATIONS[sae.cfg.normalisation.kind],
+        "prepend_bos": provenance.prepend_bos,
         "dtype": str(sae.b_dec.dtype).removeprefix("torch."),
         "device": provenance.device,
         "dataset_path": provenance.dataset,

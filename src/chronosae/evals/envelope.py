@@ -17,6 +17,8 @@ from typing import Any
 import chronosae
 
 UNDEFINED = -1
+# Indentation makes Python write JSON some ten times slower.
+INDENTED_ROWS = 20_000
 
 KEYS = (
     "eval_type_id",
@@ -57,6 +59,10 @@ class Provenance:
     """Tokens the autoencoder was trained on."""
     training: Mapping[str, Any] | None = None
     """Anything else about the training that belongs in `sae_cfg_dict`."""
+    exclude_special: bool = True
+    """`activations.exclude_special`: BOS, EOS, padding and the first position were masked."""
+    prepend_bos: bool = True
+    """`activations.prepend_bos`: contexts began with BOS."""
 
 
 def versions() -> dict[str, str]:
@@ -113,8 +119,14 @@ def _no_nulls(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_envelope(result: Mapping[str, Any], path: Path) -> None:
-    """Write `path` whole or not at all; NaN and Inf are refused (ValueError), for JSON has neither."""
-    text = json.dumps(result, indent=2, allow_nan=False)
+    """Write `path` whole or not at all; NaN and Inf are refused (ValueError), for JSON has neither.
+
+    Indented for people, unless there are more than `INDENTED_ROWS` rows of details: then on one line.
+    """
+    if len(result.get("eval_result_details", ())) > INDENTED_ROWS:
+        text = json.dumps(result, separators=(",", ":"), allow_nan=False)
+    else:
+        text = json.dumps(result, indent=2, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text + "\n", encoding="utf-8")

@@ -96,7 +96,11 @@ def feature_table(sae: Autoencoder, counts: FeatureCounts, n_tokens: int) -> Fea
 
 
 def max_cosine(vectors: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """Largest cosine similarity of each vector with any other (-1 for a vector alone); memory COSINE_CHUNK x n."""
+    """Largest cosine similarity of each vector with any other (-1 for a vector alone).
+
+    All pairs are compared: time grows as n^2 d (7e13 multiply-adds at n = 131,072, d = 4096), memory as
+    COSINE_CHUNK x n.
+    """
     unit = normalize(vectors, dim=1)
     largest = []
     for start in range(0, len(unit), COSINE_CHUNK):

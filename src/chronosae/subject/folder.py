@@ -5,12 +5,14 @@ Weights come from safetensors only: a pickle can run code.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
 from chronosae.config import UserError
 
+Key = Literal["model", "tokenizer"]
+_HOLDS: dict[Key, str] = {"model": "config.json and the weights", "tokenizer": "tokenizer.json"}
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -18,8 +20,8 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder `name` points to, or None when it reads as a Hugging Face name.
+def local_folder(name: str, key: Key = "model") -> Path | None:
+    """The folder that `name`, the value of `subject.<key>`, points to; None when it reads as a Hugging Face name.
 
     Raises:
         UserError: `name` is a file, or looks like a path and nothing is there.
@@ -28,9 +30,9 @@ def local_folder(name: str) -> Path | None:
     if path.is_dir():
         return path
     if path.exists():
-        raise UserError(f"subject.model: {name!r} is a file; give the folder that holds config.json and the weights")
+        raise UserError(f"subject.{key}: {name!r} is a file; give the folder that holds {_HOLDS[key]}")
     if not name or name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name:
-        raise UserError(f"subject.model: no such folder: {name!r}; give another with --set subject.model=PATH")
+        raise UserError(f"subject.{key}: no such folder: {name!r}; give another with --set subject.{key}=PATH")
     return None
 
 

@@ -73,7 +73,7 @@ def load_model(cfg: SubjectConfig, config: Any, device: torch.device) -> Any:
 def load_tokenizer(cfg: SubjectConfig, n_embeddings: int) -> Any:
     """The tokenizer; `UserError` when its vocabulary doesn't fit a model of `n_embeddings` token embeddings."""
     name = cfg.tokenizer or cfg.model
-    folder = local_folder(name)
+    folder = local_folder(name, "tokenizer" if cfg.tokenizer else "model")
     if folder is not None:
         check_tokenizer_folder(folder)
     # A revision belongs to the model's repository, so to the tokenizer only when that is the model's own.
@@ -97,13 +97,18 @@ def load_tokenizer(cfg: SubjectConfig, n_embeddings: int) -> Any:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one; `UserError` for a device that doesn't exist."""
+    """`auto` is the GPU where there is one; `UserError` for a device that doesn't exist, or is neither CPU nor CUDA.
+
+    Others (mps, xpu ...) lack the float64 in which statistics are summed, or hold no values at all (meta).
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
     except RuntimeError:
         raise UserError(f"subject.device: {device!r} is not a device; use auto, cpu, cuda or cuda:N") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise UserError(f"subject.device: {device!r} isn't supported; use auto, cpu, cuda or cuda:N")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"subject.device: {device!r} isn't there ({torch.cuda.device_count()} GPUs seen); use auto or cpu"

@@ -41,8 +41,10 @@ class Subject:
         self._anatomy = dissect(model)
 
     @classmethod
-    def load(cls, cfg: SubjectConfig) -> "Subject":
+    def load(cls, cfg: SubjectConfig, name: str | None = None) -> "Subject":
         """Load from a local folder or the Hugging Face Hub, weights from safetensors only.
+
+        `name` is what messages call the subject; absent, the folder's or the Hub's name.
 
         Raises:
             UserError: one line that names the key, whatever is wrong with the model, the tokenizer or the device.
@@ -52,7 +54,8 @@ class Subject:
         model = load_model(cfg, config, device)
         tokenizer = load_tokenizer(cfg, model.get_input_embeddings().num_embeddings)
         path = Path(cfg.model).expanduser()
-        return cls(model, tokenizer, path.resolve().name if path.is_dir() else cfg.model, device)
+        own_name = path.resolve().name if path.is_dir() else cfg.model
+        return cls(model, tokenizer, name or own_name, device)
 
     @property
     def n_layers(self) -> int:
