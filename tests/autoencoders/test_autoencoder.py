@@ -165,6 +165,14 @@ def test_topk_keeps_the_k_largest_positive_pre_activations(k: int, seed: int, sh
     assert not codes.indices[codes.values == 0].any(), "unused slots name feature 0"
 
 
+@each_preset
+def test_nan_weights_show_in_the_codes(preset: str) -> None:
+    sae = make(preset)
+    with torch.no_grad():
+        sae.W_enc[0, 3] = float("nan")
+    assert sae(acts(1, 2)).isnan().any()
+
+
 @given(seed=st.integers(0, 50))
 def test_sparse_codes_answer_as_dense_ones_do(seed: int) -> None:
     codes = make("topk").encode(acts(2, 5, seed))

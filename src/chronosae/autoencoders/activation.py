@@ -27,7 +27,8 @@ def select_topk(
 ) -> tuple[Float[Tensor, "*tokens slots"], Tensor]:
     """Values and indices of the k largest positive entries of each row, indices ascending, unused slots (0, 0)."""
     chosen, indices = pre.detach().topk(k, dim=-1, sorted=False)
-    used = chosen > 0
+    # Not `chosen > 0`: a NaN must stay visible, or broken weights would look like an autoencoder that never fires.
+    used = ~(chosen <= 0)
     if mask is not None:
         used = used & mask.unsqueeze(-1)
     indices, order = torch.where(used, indices, 0).sort(dim=-1)
