@@ -54,7 +54,7 @@ def test_a_real_model_on_real_text_reconstructs_well_on_held_out_text(tmp_path: 
     topk = core(info, "topk")
     assert topk["explained_variance"] >= 0.85
     assert topk["explained_variance"] > topk["pca_explained_variance"]
-    assert 0 < topk["ce_loss_score"] <= 1
+    assert topk["ce_loss_score"] >= 0.9
 
 
 @pytest.mark.slow

@@ -1,0 +1,73 @@
+"""Every figure in the README and the performance page comes out of a committed results file."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from chronosae.config import load_config
+from chronosae.report import comparison, read_runs, to_json
+
+ROOT = Path(__file__).parents[2]
+RUNS = {"embedded model, its world": "demo", "stories260k, WikiText-2": "stories260k"}
+COLUMNS = {"l0": 1, "explained_variance": 3, "pca_explained_variance": 3, "ce_loss_score": 3, "frac_alive": 3}
+
+
+def readme_rows() -> list[list[str]]:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [row for row in cells if row[0] in RUNS]
+
+
+def test_every_number_in_the_readme_table_is_the_results_files_number() -> None:
+    rows = json.loads(to_json(comparison(read_runs([ROOT / "results" / run for run in RUNS.values()]))))["rows"]
+    expected = []
+    for row in rows:
+        shown = []
+        for metric, digits in COLUMNS.items():
+            m = row["metrics"][metric]
+            shown.append(f"{m['mean']:.{digits}f} ±{(m['high'] - m['low']) / 2:.{digits}f}")
+        text = next(text for text, run in RUNS.items() if run == row["run"])
+        expected.append([text, f"`{row['sae']}`", str(row["d_sae"]), str(row["n"]), *shown])
+    assert readme_rows() == expected
+
+
+@pytest.mark.parametrize("run", RUNS.values())
+def test_a_results_folder_holds_the_configuration_that_made_it(run: str) -> None:
+    folder = ROOT / "results" / run
+    cfg = load_config(folder / "config.yaml")
+    info = json.loads((folder / "final_info.json").read_text())
+    assert info["seeds"]["saes"] == cfg.training.seeds
+    assert {name.partition("@")[0] for name in info["saes"]} == set(cfg.saes)
+    assert all(sae["training_steps"] == cfg.steps for sae in info["saes"].values())
+
+
+@pytest.mark.parametrize("name", ["harvest", "trainer_overhead"])
+def test_the_performance_page_shows_the_measured_ratios(name: str) -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    row = next(
+        line
+        for line in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+        if f"benchmarks/{name}.py" in line
+    )
+    assert f"{measured['ratio']:.3f}" in row and measured["ok"]
+
+
+def test_every_link_between_our_pages_leads_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_example_works_as_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", text, flags=re.S)[0]
+    assert len(code.strip().splitlines()) <= 18
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    # The same code on fewer tokens: what it does is what is checked.
+    exec(code.replace("training.tokens=65536", "training.tokens=4096"), {})
+    assert (tmp_path / "runs" / "api" / "saes" / "topk" / "sae_weights.safetensors").is_file()
