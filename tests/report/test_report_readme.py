@@ -69,5 +69,6 @@ def test_the_readme_example_works_as_pasted(monkeypatch: pytest.MonkeyPatch, tmp
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     # The same code on fewer tokens: what it does is what is checked.
-    exec(code.replace("training.tokens=65536", "training.tokens=4096"), {})
+    fewer = 'training.tokens=4096", "evals.core.tokens=2048", "evals.core.behaviour_tokens=1024'
+    exec(code.replace("training.tokens=65536", fewer), {})
     assert (tmp_path / "runs" / "api" / "saes" / "topk" / "sae_weights.safetensors").is_file()
