@@ -1,25 +1,26 @@
-"""What the product promises, at full size. Minutes each, so behind `-m slow`; `.ci/run` runs them."""
+"""What the product promises, at full size. Minutes each, so behind `-m slow`; `.ci/run` runs them.
 
+Runs go through the command line in a process of their own: what a user starts, without the shape checks of the tests.
+"""
+
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from chronosae.config import load_config
-from chronosae.pipeline import run
 from chronosae.world import score_world
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(autouse=True)
-def both_cores() -> Any:
-    """These run one at a time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+def finished_run(out: Path, *command: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, *command, f"--out-dir={out}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "final_info.json").read_text())
 
 
 def core(info: dict[str, Any], name: str) -> dict[str, float]:
@@ -29,10 +30,9 @@ def core(info: dict[str, Any], name: str) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_demo_reconstructs_well_beats_pca_keeps_its_features_alive_and_matches_l0(tmp_path: Path) -> None:
-    cfg = load_config(CONFIGS / "demo.yaml")
-    assert cfg.saes["topk"]["k"] <= 256 / 8
-    info = run(cfg, tmp_path / "demo")
+    info = finished_run(tmp_path / "demo", str(ROOT / "experiment.py"))
     topk, relu = core(info, "topk"), core(info, "relu_l1")
+    assert info["saes"]["topk"]["options"]["k"] <= info["saes"]["topk"]["d_in"] / 8
     assert topk["explained_variance"] >= 0.85
     assert topk["explained_variance"] > topk["pca_explained_variance"]
     assert topk["frac_alive"] >= 0.90
@@ -44,14 +44,16 @@ def test_the_demo_reconstructs_well_beats_pca_keeps_its_features_alive_and_match
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_real_model_on_real_text_reconstructs_well_on_held_out_text(tmp_path: Path, shared: Path) -> None:
-    overrides = [
-        f"subject.model={shared / 'models' / 'stories260k'}",
-        f"corpus.path={shared / 'data' / 'wikitext2' / 'train.txt'}",
-        f"corpus.eval_path={shared / 'data' / 'wikitext2' / 'valid.txt'}",
-        "saes={topk: {preset: topk, d_sae: 1024, k: 8}}",
-    ]
-    info = run(load_config(CONFIGS / "quickstart.yaml", overrides), tmp_path / "stories")
+    text = shared / "data" / "wikitext2"
+    info = finished_run(
+        tmp_path / "stories",
+        *["-m", "chronosae.cli", "run", str(ROOT / "configs" / "quickstart.yaml")],
+        f"--set=subject.model={shared / 'models' / 'stories260k'}",
+        f"--set=corpus.path={text / 'train.txt'}",
+        f"--set=corpus.eval_path={text / 'valid.txt'}",
+    )
     topk = core(info, "topk")
+    assert info["saes"]["topk"]["options"]["k"] == 8 and info["saes"]["topk"]["dict_size"] == 1024
     assert topk["explained_variance"] >= 0.85
     assert topk["explained_variance"] > topk["pca_explained_variance"]
     assert topk["ce_loss_score"] >= 0.9
@@ -60,7 +62,8 @@ def test_a_real_model_on_real_text_reconstructs_well_on_held_out_text(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_embedded_model_knows_its_world() -> None:
-    scores = score_world(formats=("likelihood",))["likelihood"]
+    torch.set_num_threads(2)
+    scores = score_world(formats=("likelihood",), extras=False)["likelihood"]
     assert set(scores) == {"pathogens", "history", "geography", "computing", "ageing"}
     for subject, score in scores.items():
         assert score["n"] >= 100 and score["accuracy"] >= 0.95, subject
