@@ -12,7 +12,8 @@ from chronosae.config import UserError
 CONFIG, RUN, METRICS, FINAL, NOTES = "config.yaml", "run.json", "metrics.jsonl", "final_info.json", "notes.md"
 CHECKPOINT = Path("checkpoints") / "latest.pt"
 # What a run folder holds; --overwrite removes these and nothing else.
-OWN = (CONFIG, RUN, METRICS, FINAL, NOTES, "saes", "evals", "checkpoints", "activations", "figures", "tensorboard", "wandb")
+FOLDERS = ("saes", "evals", "checkpoints", "activations", "figures", "tensorboard", "wandb")
+OWN = (CONFIG, RUN, METRICS, FINAL, NOTES, *FOLDERS)
 
 
 def is_run(folder: Path) -> bool:
