@@ -162,6 +162,8 @@ def test_harvest_never_reaches_what_lies_behind_the_last_site(subject: Subject) 
 
 def test_continuing_never_computes_the_layers_before(subject: Subject) -> None:
     acts = torch.randn(1, 4, WIDTH)
+    # Once for each subject, one token through layer 0 tells whether layers return tuples; here it has happened.
+    subject.run_from("blocks.1.hook_resid_post", acts)
     norms = [subject._anatomy.attn_norm(layer) for layer in range(LAYERS)]
     reached: list[int] = []
     handles = [norm.register_forward_hook(lambda *_, i=i: reached.append(i)) for i, norm in enumerate(norms)]
