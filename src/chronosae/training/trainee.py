@@ -73,10 +73,8 @@ class Trainee:
         self.sae.project_decoder_gradient()
         grad_norm = self._clip()
         if not torch.isfinite(loss + grad_norm):
-            what = "loss" if not torch.isfinite(loss) else "gradient"
-            origin = "the activations hold NaN or Inf" if not torch.isfinite(batch.acts).all() else f"the {what} is not"
-            origin += "" if "activations" in origin else " finite; a lower lr may help"
-            self.stopped = f"stopped at step {self.step_number}, batch {self.step_number}: {origin}"
+            place = f"step {self.step_number}, batch {self.step_number}"
+            self.stopped = f"stopped at {place}: {self._why_not_finite(batch, loss)}"
             return
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()
@@ -139,6 +137,13 @@ class Trainee:
                 auxk = auxk_error(forward, self.sae.W_dec, self.dead.dead(), term.k_aux)
                 loss = loss if auxk is None else loss + term.weight * auxk
         return loss
+
+    @staticmethod
+    def _why_not_finite(batch: SequenceBatch, loss: Tensor) -> str:
+        # Masked tokens enter no loss, so an overflow there is not the cause.
+        if not torch.isfinite(batch.unmasked()).all():
+            return "the activations hold NaN or Inf"
+        return f"the {'gradient' if torch.isfinite(loss) else 'loss'} is not finite; a lower lr may help"
 
     def _clip(self) -> Tensor:
         """Clip gradients as configured; returns the global norm before clipping."""
