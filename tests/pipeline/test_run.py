@@ -20,6 +20,7 @@ import chronosae
 from chronosae.cli import main
 from chronosae.config import UserError, config_sha256, load_config
 from chronosae.pipeline import Reporter, run
+from chronosae.pipeline.results import _l0_flags
 from chronosae.subject import Subject
 from chronosae.training import LogEvent, Trainer
 
@@ -206,6 +207,51 @@ def test_a_site_whose_activations_are_not_finite_stops_only_its_own_autoencoders
     assert info["saes"]["well"]["metrics"]["core"]["l0"] > 0 and info["saes"]["well"]["training_steps"] == 20
     assert info["saes"]["ill"]["metrics"] == {}
     assert any("hold NaN" in flag for flag in info["saes"]["ill"]["flags"])
+
+
+def test_a_run_that_lands_off_its_target_l0_says_so(write_config: WriteConfig, tmp_path: Path) -> None:
+    far = run(load_config(write_config()), tmp_path / "far")["saes"]["relu_l1"]
+    l0 = far["metrics"]["core"]["l0"]
+    assert abs(l0 / 4 - 1) > 0.05, "twenty steps are too few to get there"
+    assert any(flag.startswith(f"target_l0_missed: L0 {l0:.2f} on held-out text, target 4") for flag in far["flags"])
+
+
+@pytest.mark.parametrize(("l0", "flagged"), [(3.79, True), (3.81, False), (4.0, False), (4.19, False), (4.21, True)])
+def test_five_percent_off_the_target_l0_is_the_limit(l0: float, flagged: bool) -> None:
+    spec = chronosae.build("relu_l1", d_in=8, d_sae=64, target_l0=4).cfg
+    assert bool(_l0_flags(spec, l0)) is flagged
+
+
+@pytest.mark.parametrize(("l0", "flagged"), [(4.0, False), (3.81, False), (3.79, True)])
+def test_empty_slots_of_topk_are_flagged(l0: float, flagged: bool) -> None:
+    spec = chronosae.build("topk", d_in=8, d_sae=64, k=4).cfg
+    assert [flag.partition(":")[0] for flag in _l0_flags(spec, l0)] == (["fewer_than_k_fire"] if flagged else [])
+
+
+def test_a_site_that_cannot_be_evaluated_is_flagged_and_its_autoencoders_are_kept(
+    write_config: WriteConfig, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites = ["blocks.0.hook_resid_post", "blocks.2.hook_mlp_out"]
+    saes = {
+        "well": {"preset": "topk", "site": sites[0], "d_sae": 64, "k": 4},
+        "ill": {"preset": "topk", "site": sites[1], "d_sae": 64, "k": 4},
+    }
+    original = Subject.activations
+
+    def activations(self: Subject, tokens: Any, wanted: Any, *rest: Any) -> Any:
+        acts = original(self, tokens, wanted, *rest)
+        if list(wanted) == [sites[1]]:  # training reads both sites at once, an evaluation only its own
+            acts[sites[1]][:] = float("nan")
+        return acts
+
+    monkeypatch.setattr(Subject, "activations", activations)
+    out = tmp_path / "out"
+    cfg = load_config(write_config(subject={"model": str(tiny_model), "sites": sites}, saes=saes))
+    info = run(cfg, out)
+    assert info["saes"]["well"]["metrics"]["core"]["l0"] > 0
+    assert info["saes"]["ill"]["metrics"] == {} and info["saes"]["ill"]["training_steps"] == 20
+    assert any(flag.startswith(f"not_evaluated: {sites[1]}") for flag in info["flags"])
+    assert chronosae.load(out / "saes" / "ill").d_sae == 64
 
 
 def test_an_autoencoder_that_diverges_is_flagged_and_the_others_finish(
