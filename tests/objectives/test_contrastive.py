@@ -51,6 +51,13 @@ def test_the_paper_form_does_not_see_the_scale_of_codes_and_the_release_form_doe
     assert not torch.isclose(info_nce(now * 7, before), info_nce(now, before))
 
 
+def test_autocast_changes_nothing() -> None:
+    now, before = torch.rand(2, 6, 40, generator=gen(4)) * 5
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = info_nce(now, before), info_nce(now, before, "paper")
+    assert inside == (info_nce(now, before), info_nce(now, before, "paper"))
+
+
 def test_a_token_without_high_level_features_gives_the_paper_form_no_nan_and_gets_no_gradient() -> None:
     now, before = torch.rand(2, 4, 3, generator=gen(2))
     now[1] = 0

@@ -57,6 +57,13 @@ def test_lower_precision_keeps_its_type_and_stays_close(dtype: torch.dtype) -> N
     assert float(value.detach()) == pytest.approx(exact, rel=1e-5 if dtype == torch.float32 else 1e-2)
 
 
+def test_autocast_changes_nothing() -> None:
+    W_dec = decoder(64, 48).detach().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = cosine_separation(W_dec), orthogonality(W_dec)
+    assert inside == (cosine_separation(W_dec), orthogonality(W_dec))
+
+
 def test_a_row_of_zeros_gets_no_gradient_and_no_nan() -> None:
     W_dec = decoder(5, 3).detach()
     W_dec[2] = 0

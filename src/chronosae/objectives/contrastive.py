@@ -56,9 +56,11 @@ def info_nce(
 
     The cosine with a token on which no high-level feature fired is 0, and gives it no gradient.
     """
-    logits = _unit(now) @ _unit(before).T / temperature if form == "paper" else now @ before.T
     target = torch.arange(len(now), device=now.device)
-    both = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
+    with torch.autocast(now.device.type, enabled=False):  # a softmax of large dot products needs their last digits
+        now, before = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (now, before))
+        logits = _unit(now) @ _unit(before).T / temperature if form == "paper" else now @ before.T
+        both = functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
     return both if form == "paper" else both / 2
 
 

@@ -54,10 +54,11 @@ class _Gram(torch.autograd.Function):
         ctx.save_for_backward(W_dec)
         ctx.unit = unit
         gram = torch.zeros(W_dec.shape[1], W_dec.shape[1], dtype=torch.float64, device=W_dec.device)
-        for rows in W_dec.split(_ROWS):
-            rows = _at_least_single(rows)
-            rows = functional.normalize(rows, dim=1) if unit else rows
-            gram += rows.T @ rows
+        with torch.autocast(W_dec.device.type, enabled=False):  # F is subtracted from it: bfloat16 is too coarse
+            for rows in W_dec.split(_ROWS):
+                rows = _at_least_single(rows)
+                rows = functional.normalize(rows, dim=1) if unit else rows
+                gram += rows.T @ rows
         return gram
 
     @staticmethod
