@@ -2,8 +2,11 @@
 
 from chronosae.autoencoders.autoencoder import Autoencoder, Pass
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
+from chronosae.autoencoders.draws import Draws
+from chronosae.autoencoders.parts.activations import ReLU, TopK
+from chronosae.autoencoders.parts.terms import AuxKTerm, L1Term
 from chronosae.autoencoders.presets import PRESETS, build, build_from_spec, find_preset, make_spec, read_options
-from chronosae.autoencoders.spec import AuxKTerm, L1Term, Normalisation, ReLU, Spec, TopK
+from chronosae.autoencoders.spec import Normalisation, Spec
 from chronosae.autoencoders.storage import load, read_safetensors, save
 
 __all__ = [
@@ -12,6 +15,7 @@ __all__ = [
     "AuxKTerm",
     "Codes",
     "DenseCodes",
+    "Draws",
     "L1Term",
     "Normalisation",
     "Pass",

@@ -1,20 +1,27 @@
 """The autoencoder: one class, composed of the parts its `Spec` names.
 
-    x -> [normalise] -> minus b_dec -> linear encoder -> activation function -> linear decoder -> plus b_dec -> x_hat
+    x -> [normalise] -> minus b_dec -> [norm] -> [context mixer] -> linear encoder -> [feature kernel] -> plus b_enc
+      -> [position mask] -> activation function -> linear decoder -> plus b_dec -> x_hat
 
-Shapes: `batch pos` as in `SequenceBatch`; an autoencoder whose receptive field is one token also takes `[n, d_in]`.
+Shapes: `batch pos` as in `SequenceBatch`; an autoencoder that looks at one token alone also takes `[n, d_in]`.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from chronosae.autoencoders.activation import activate
-from chronosae.autoencoders.codes import Codes
+from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.autoencoders.draws import Draws
+from chronosae.autoencoders.layout import Layout, default_positions, zero_masked
 from chronosae.autoencoders.spec import Normalisation, Spec
+
+if TYPE_CHECKING:
+    from chronosae.autoencoders.streaming import Memory, Stream
 
 
 class Pass(NamedTuple):
@@ -25,6 +32,16 @@ class Pass(NamedTuple):
     codes: Codes
     recon: Float[Tensor, "*tokens d_in"]
     mask: Bool[Tensor, "*tokens"]
+    layout: Layout | None
+    """None for flat input."""
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that share a learning rate."""
+
+    parameters: list[nn.Parameter]
+    lr_multiplier: float
+    lr_schedule: str
 
 
 class Autoencoder(nn.Module):
@@ -36,20 +53,28 @@ class Autoencoder(nn.Module):
             same dictionary, so that presets can be compared pair by pair.
     """
 
-    causal = True
-    """No code depends on a later token."""
-    receptive_field = 1
-    """Tokens that a code can depend on, its own included."""
-
     def __init__(self, cfg: Spec, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.cfg = cfg
-        W_dec = torch.randn(cfg.d_sae, cfg.d_in, generator=generator)
+        self._make_weights(generator)
+        # Parts draw from torch's global generator; fork it, so that building one changes nothing elsewhere.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0 if generator is None else generator.initial_seed())
+            self.norm = cfg.norm.make(cfg.d_in, cfg.d_sae) if cfg.norm else None
+            self.mixer = cfg.mixer.make(cfg.d_in, cfg.d_sae) if cfg.mixer else None
+            self.kernel = cfg.kernel.make(cfg.d_in, cfg.d_sae) if cfg.kernel else None
+            self.position_mask = cfg.position_mask.make(cfg.d_in, cfg.d_sae) if cfg.position_mask else None
+            self.activation = cfg.activation.make(cfg.d_in, cfg.d_sae)
+            heads = {term.kind: term.make_head(cfg.d_in, cfg.d_sae) for term in cfg.terms}
+            self.heads = nn.ModuleDict({kind: head for kind, head in heads.items() if head is not None})
+
+    def _make_weights(self, generator: torch.Generator | None) -> None:
+        W_dec = torch.randn(self.cfg.d_sae, self.cfg.d_in, generator=generator)
         W_dec = W_dec / W_dec.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(W_dec)
         self.W_enc = nn.Parameter(W_dec.T.clone())
-        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
+        self.b_enc = nn.Parameter(torch.zeros(self.cfg.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in))
 
     @property
     def d_in(self) -> int:
@@ -61,6 +86,16 @@ class Autoencoder(nn.Module):
         """Number of features."""
         return self.cfg.d_sae
 
+    @property
+    def causal(self) -> bool:
+        """No code depends on a later token."""
+        return self.cfg.causal
+
+    @property
+    def receptive_field(self) -> int | None:
+        """Tokens that a code can depend on, its own included; None: all earlier ones."""
+        return self.cfg.receptive_field
+
     def encode(
         self,
         acts: Float[Tensor, "*tokens d_in"],
@@ -69,16 +104,18 @@ class Autoencoder(nn.Module):
         positions: Int[Tensor, "*tokens"] | None = None,
         doc_ids: Int[Tensor, "*tokens"] | None = None,
     ) -> Codes:
-        """Codes of raw activations.
+        """Codes of raw activations, the same whether or not the module is in training mode.
 
-        Masked tokens (mask False) get zero codes and touch no neighbour. `positions` (default `cumsum(mask) - 1`) and
-        `doc_ids` matter to parts that look at other tokens.
+        Masked tokens (mask False) get zero codes and touch no neighbour. `positions` (default `cumsum(mask) - 1`)
+        matter to position masks, `doc_ids` to every part that looks at other tokens: none looks across documents.
 
         Raises:
-            ValueError: the last axis isn't d_in.
+            ValueError: the last axis isn't d_in; flat input to an autoencoder that needs sequences; a position that
+                the position mask doesn't know.
         """
+        layout = self._layout(acts, mask, positions, doc_ids)
         target, scale = self.normalise(acts)
-        return activate(self.cfg.activation, self._pre(target, mask), mask, scale)
+        return self._encode(target, scale, mask, layout)[1]
 
     def decode(self, codes: Codes) -> Float[Tensor, "*tokens d_in"]:
         """Raw activations from codes."""
@@ -95,14 +132,38 @@ class Autoencoder(nn.Module):
         """`decode(encode(acts))`."""
         return self.decode(self.encode(acts, mask, positions=positions, doc_ids=doc_ids))
 
-    def training_pass(self, acts: Float[Tensor, "*tokens d_in"], mask: Bool[Tensor, "*tokens"]) -> Pass:
-        """A forward pass that keeps what objective terms need."""
+    def stream(self, batch_size: int = 1, *, rewind: int = 0) -> "Stream":
+        """A state that encodes sequences as they grow: codes in any chunks equal those of the whole.
+
+        Arguments:
+            batch_size: sequences side by side.
+            rewind: how many tokens `crop` may take back.
+
+        Raises:
+            ValueError: the autoencoder isn't causal.
+        """
+        from chronosae.autoencoders.streaming import Stream
+
+        return Stream(self, batch_size, rewind)
+
+    def training_pass(
+        self,
+        acts: Float[Tensor, "*tokens d_in"],
+        mask: Bool[Tensor, "*tokens"],
+        *,
+        positions: Int[Tensor, "*tokens"] | None = None,
+        doc_ids: Int[Tensor, "*tokens"] | None = None,
+        draws: Draws | None = None,
+    ) -> Pass:
+        """A forward pass as training sees it (corruption, dropout, batch statistics), with all that terms need."""
+        layout = self._layout(acts, mask, positions, doc_ids)
         target, scale = self.normalise(acts)
         # Whatever a masked token holds, an overflow included, must not reach a loss.
-        target = torch.where(mask.unsqueeze(-1), target, 0)
-        pre = self._pre(target, mask)
-        codes = activate(self.cfg.activation, pre, mask, scale)
-        return Pass(target, pre, codes, self.reconstruct(codes), mask)
+        target = zero_masked(target, mask)
+        draws = draws or Draws(0, 0)
+        pre, codes = self._encode(target, scale, mask, layout, training=draws)
+        recon = self._training_recon(self._drop_features(codes, draws), layout)
+        return Pass(target, pre, codes, recon, mask, layout)
 
     def reconstruct(self, codes: Codes) -> Float[Tensor, "*tokens d_in"]:
         """Reconstruction in normalised units: `codes @ W_dec + b_dec`."""
@@ -114,7 +175,7 @@ class Autoencoder(nn.Module):
         """Raw activations in the autoencoder's units, and each token's own scale where there is one."""
         if acts.shape[-1] != self.d_in:
             raise ValueError(f"activations have width {acts.shape[-1]}, this autoencoder takes d_in = {self.d_in}")
-        acts = acts.to(self.W_enc.dtype)
+        acts = acts.to(self.b_dec.dtype)
         norm = self.cfg.normalisation
         if norm.kind == "dataset":
             return acts * norm.factor, None
@@ -136,20 +197,22 @@ class Autoencoder(nn.Module):
     def folded(self) -> "Autoencoder":
         """The same function without the `dataset` factor, for formats that have no place for one.
 
-        With x' = factor x, only the biases and the scale of the codes change: b_enc, b_dec and with them the codes are
-        divided by the factor, and the decoder rows keep their norm.
+        With x' = factor x, only the biases, the thresholds and the scale of the codes change: all are divided by the
+        factor, and the decoder rows keep their norm.
 
         Raises:
-            ValueError: `token` normalisation, which no fixed weights can express.
+            ValueError: `token` normalisation or a norm, which no fixed weights can express.
         """
         norm = self.cfg.normalisation
-        if norm.kind == "token":
-            raise ValueError("token normalisation depends on each vector and can't be folded into weights")
+        if norm.kind == "token" or self.norm is not None:
+            what = "token normalisation" if norm.kind == "token" else f"the {self.cfg.norm.kind} norm"  # type: ignore[union-attr]
+            raise ValueError(f"{what} depends on each vector and can't be folded into weights")
         with torch.device("meta"):
-            plain = Autoencoder(self.cfg.model_copy(update={"normalisation": Normalisation()}))
+            plain = type(self)(self.cfg.model_copy(update={"normalisation": Normalisation()}))
         plain.load_state_dict({name: weight.clone() for name, weight in self.state_dict().items()}, assign=True)
         plain.b_enc.div_(norm.factor)
         plain.b_dec.div_(norm.factor)
+        plain.activation.rescale(norm.factor)
         return plain
 
     @torch.no_grad()
@@ -170,16 +233,102 @@ class Autoencoder(nn.Module):
         if self.cfg.decoder == "unit_norm":
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
-    def save(self, folder: Path | str) -> None:
+    def parameter_groups(self) -> Iterator[ParameterGroup]:
+        """All parameters, grouped by the learning rate that their part asks for."""
+        special: set[nn.Parameter] = set()
+        for module in self.modules():
+            multiplier = getattr(module, "lr_multiplier", 1.0)
+            schedule = getattr(module, "lr_schedule", "run")
+            if (multiplier, schedule) != (1.0, "run"):
+                parameters = list(module.parameters())
+                special.update(parameters)
+                yield ParameterGroup(parameters, multiplier, schedule)
+        yield ParameterGroup([p for p in self.parameters() if p not in special], 1.0, "run")
+
+    def memory_depths(self) -> dict[str, int | None]:
+        """How many earlier rows each part looks back at; None is all."""
+        looking = {"mixer": self.cfg.mixer, "kernel": self.cfg.kernel}
+        return {name: part.history for name, part in looking.items() if part is not None}
+
+    def save(self, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
         """Write `cfg.json` and `sae_weights.safetensors` into `folder` (see `chronosae.load`)."""
         from chronosae.autoencoders.storage import save
 
-        save(self, Path(folder))
+        save(self, Path(folder), metadata)
 
-    def _pre(
-        self, target: Float[Tensor, "*tokens d_in"], mask: Bool[Tensor, "*tokens"] | None
-    ) -> Float[Tensor, "*tokens d_sae"]:
-        centred = target - self.b_dec
-        if mask is not None:
-            centred = torch.where(mask.unsqueeze(-1), centred, 0)
-        return centred @ self.W_enc + self.b_enc
+    def _layout(
+        self, acts: Tensor, mask: Tensor | None, positions: Tensor | None, doc_ids: Tensor | None
+    ) -> Layout | None:
+        if acts.dim() != 3:
+            if self.receptive_field != 1:
+                field = "all earlier tokens" if self.receptive_field is None else f"{self.receptive_field} tokens"
+                raise ValueError(
+                    f"a {self.cfg.preset} autoencoder reads {field} at once, so it needs activations"
+                    f" [batch, pos, d_in]; got {[*acts.shape]}, where neighbours are unknown"
+                )
+            if self.position_mask is not None:
+                raise ValueError(
+                    f"a {self.cfg.preset} autoencoder depends on positions, so it needs activations"
+                    f" [batch, pos, d_in]; got {[*acts.shape]}"
+                )
+            return None
+        if mask is None:
+            mask = torch.ones(acts.shape[:-1], dtype=torch.bool, device=acts.device)
+        return Layout(mask, default_positions(mask) if positions is None else positions, doc_ids)
+
+    def _encode(
+        self,
+        target: Float[Tensor, "*tokens d_in"],
+        scale: Float[Tensor, "*tokens"] | None,
+        mask: Bool[Tensor, "*tokens"] | None,
+        layout: Layout | None,
+        *,
+        training: Draws | None = None,
+        memory: "Memory | None" = None,
+    ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
+        """Pre-activations and codes; `training` holds a training pass's randomness, `memory` a stream's past."""
+        h = self._centred(target, mask, training)
+        if self.norm is not None:
+            h = zero_masked(self.norm(h, mask, training is not None), mask)
+        if self.mixer is not None:
+            assert layout is not None
+            h = zero_masked(self.mixer(h, layout, memory and memory.recall("mixer", h, layout.doc_ids)), mask)
+        s = h @ self.W_enc
+        if self.kernel is not None:
+            assert layout is not None
+            s = self.kernel(s, layout, memory and memory.recall("kernel", s, layout.doc_ids))
+        pre = s + self.b_enc
+        return pre, self._activate(pre, mask, layout, scale, training is not None)
+
+    def _centred(self, target: Tensor, mask: Tensor | None, training: Draws | None) -> Tensor:
+        h = zero_masked(target - self.b_dec, mask)
+        if training is None or self.cfg.corruption is None:
+            return h
+        return zero_masked(self.cfg.corruption.apply(h, training), mask)
+
+    def _activate(
+        self, pre: Tensor, mask: Tensor | None, layout: Layout | None, scale: Tensor | None, training: bool
+    ) -> Codes:
+        if self.position_mask is not None:
+            assert layout is not None
+            pre = self.position_mask(pre, layout.positions, training)
+        return self.activation(pre, mask, scale, training)
+
+    def _drop_features(self, codes: Codes, draws: Draws) -> Codes:
+        rate = self.cfg.feature_dropout
+        if not rate:
+            return codes
+        keep = draws.uniform("features", codes.values) >= rate
+        return replace(codes, values=codes.values * keep / (1 - rate))
+
+    def _training_recon(self, codes: Codes, layout: Layout | None) -> Tensor:
+        """The reconstruction; with masked gradients, the decoder doesn't learn from features where they are closed."""
+        position_mask = self.position_mask
+        if position_mask is None or not position_mask.cfg.masked_gradients:
+            return self.reconstruct(codes)
+        assert layout is not None
+        indices = codes.indices if isinstance(codes, SparseCodes) else None
+        closed = position_mask.closed(indices, layout.positions)
+        open_part = replace(codes, values=torch.where(closed, 0, codes.values))
+        closed_part = replace(codes, values=torch.where(closed, codes.values, 0))
+        return self.reconstruct(open_part) + closed_part.combine(self.W_dec.detach())

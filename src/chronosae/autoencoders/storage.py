@@ -23,7 +23,7 @@ WEIGHTS_FILE = "sae_weights.safetensors"
 def save(sae: Autoencoder, folder: Path, metadata: dict[str, Any] | None = None) -> None:
     """Write the folder; each file appears whole or not at all. `metadata` (site, subject ...) goes into `cfg.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in sae.named_parameters()}
+    weights = {name: weight.detach().cpu().contiguous() for name, weight in sae.state_dict().items()}
     temporary = folder / (WEIGHTS_FILE + ".tmp")
     save_file(weights, temporary)
     temporary.replace(folder / WEIGHTS_FILE)
@@ -46,8 +46,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
     weights = read_safetensors(folder / WEIGHTS_FILE)
     # Without storage: no random numbers are drawn and nothing is held twice.
     with torch.device("meta"):
-        sae = Autoencoder(spec)
-    expected = {name: tuple(parameter.shape) for name, parameter in sae.named_parameters()}
+        sae = spec.body.autoencoder()(spec)
+    template = sae.state_dict()
+    expected = {name: tuple(weight.shape) for name, weight in template.items()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if expected != found:
         wrong = sorted(set(expected.items()) ^ set(found.items()))[0][0]
@@ -55,11 +56,14 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
             f"{folder / WEIGHTS_FILE}: {wrong} should have shape {expected.get(wrong, 'none (unknown name)')},"
             f" found {found.get(wrong, 'nothing')}"
         )
-    dtypes = {weight.dtype for weight in weights.values()}
+    dtypes = {weight.dtype for name, weight in weights.items() if template[name].is_floating_point()}
     if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
         raise UserError(f"{folder / WEIGHTS_FILE}: weights must share one floating-point type, found {names}")
     for name, weight in weights.items():
+        if not template[name].is_floating_point() and weight.dtype != template[name].dtype:
+            kind = str(template[name].dtype).removeprefix("torch.")
+            raise UserError(f"{folder / WEIGHTS_FILE}: {name} should hold {kind}, found {weight.dtype}")
         if not torch.isfinite(weight).all():
             raise UserError(f"{folder / WEIGHTS_FILE}: {name} holds NaN or Inf")
     sae.load_state_dict(weights, assign=True)

@@ -3,5 +3,6 @@
 from chronosae.objectives.auxk import auxk_error
 from chronosae.objectives.l1 import l1_penalty
 from chronosae.objectives.reconstruction import masked_mean, reconstruction_error
+from chronosae.objectives.terms import StepContext, computes, term_value
 
-__all__ = ["auxk_error", "l1_penalty", "masked_mean", "reconstruction_error"]
+__all__ = ["StepContext", "auxk_error", "computes", "l1_penalty", "masked_mean", "reconstruction_error", "term_value"]

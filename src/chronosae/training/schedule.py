@@ -1,5 +1,7 @@
 """Learning-rate schedule."""
 
+import math
+
 
 def lr_multiplier(step: int, steps: int, warmup_steps: int, decay_fraction: float) -> float:
     """Share of the peak rate at `step` (from 0): linear warm-up, flat, linear decay to zero after the last step.
@@ -11,3 +13,8 @@ def lr_multiplier(step: int, steps: int, warmup_steps: int, decay_fraction: floa
     rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
     fall = (steps - step) / (decay + 1) if steps - step <= decay else 1.0
     return min(rise, fall)
+
+
+def cosine_multiplier(step: int, steps: int) -> float:
+    """1 at the first step, falling to 0 at the last along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps - 1, 1))))

@@ -1,13 +1,13 @@
-"""Steers the weight of the L1 penalty towards a number of active features."""
+"""Steers the weight of a sparsity penalty towards a number of active features."""
 
 import math
 from typing import Any
 
-from chronosae.autoencoders import L1Term
+from chronosae.autoencoders.parts.terms import SteeredTerm
 
 
 class PenaltyWeight:
-    """The L1 weight at each step: warm-up, then (with `target_l0`) proportional-integral control on log L0.
+    """The weight at each step: warm-up, then (with `target_l0`) proportional-integral control on log L0.
 
     With e = log(L0 / target), a step changes log weight by `INTEGRAL * clip(e) + PROPORTIONAL * (change of e)`. Codes
     follow a change of weight over a hundred steps or so; integral action alone would wind up while the L0 of a fresh
@@ -19,7 +19,7 @@ class PenaltyWeight:
     # A target that can't be reached must not drive the weight out of float32.
     RANGE = math.log(1e6)
 
-    def __init__(self, term: L1Term, steps: int) -> None:
+    def __init__(self, term: SteeredTerm, steps: int) -> None:
         self.term = term
         self.warmup = int(term.warmup_fraction * steps)
         self.log_weight = math.log(term.weight)

@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import Autoencoder, AuxKTerm, L1Term, Pass
+from chronosae.autoencoders import Autoencoder, Draws, Pass
+from chronosae.autoencoders.parts.terms import SteeredTerm
 from chronosae.config import TrainingConfig
-from chronosae.objectives import auxk_error, l1_penalty, masked_mean, reconstruction_error
+from chronosae.objectives import StepContext, masked_mean, reconstruction_error, term_value
 from chronosae.training.dead import DeadFeatures
 from chronosae.training.resample import resample
-from chronosae.training.schedule import lr_multiplier
+from chronosae.training.schedule import cosine_multiplier, lr_multiplier
 from chronosae.training.sparsity import PenaltyWeight
 
 
@@ -51,12 +52,13 @@ class Trainee:
         self.stopped: str | None = None
         """Why this trainee takes no more steps; None while it does."""
         device = sae.W_dec.device
-        self.optimizer = torch.optim.AdamW(
-            sae.parameters(), lr=lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True
-        )
+        groups = [
+            {"params": group.parameters, "multiplier": group.lr_multiplier, "schedule": group.lr_schedule}
+            for group in sae.parameter_groups()
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
         self.dead = DeadFeatures(sae.d_sae, cfg.dead_after_tokens, device)
-        l1_terms = [term for term in sae.cfg.terms if isinstance(term, L1Term)]
-        self.penalty = PenaltyWeight(l1_terms[0], steps) if l1_terms else None
+        self.penalties = {t.kind: PenaltyWeight(t, steps) for t in sae.cfg.terms if isinstance(t, SteeredTerm)}
         self._loss_sum = torch.zeros((), device=device)
         self._l0_sum = torch.zeros((), device=device)
         self._since_log = 0
@@ -66,8 +68,11 @@ class Trainee:
         """One optimiser step; on a NaN or Inf the weights stay as they were and the trainee stops."""
         device_type = batch.acts.device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=self.cfg.autocast):
-            forward = self.sae.training_pass(batch.acts, batch.mask)
-        loss = self._loss(forward)
+            draws = Draws(self.seed, self.step_number)
+            forward = self.sae.training_pass(
+                batch.acts, batch.mask, positions=batch.positions, doc_ids=batch.doc_ids, draws=draws
+            )
+        loss = self._loss(forward, draws)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.sae.project_decoder_gradient()
@@ -77,7 +82,7 @@ class Trainee:
             self.stopped = f"stopped at {place}: {self._why_not_finite(batch, loss)}"
             return
         for group in self.optimizer.param_groups:
-            group["lr"] = self._lr()
+            group["lr"] = self._lr(group["multiplier"], group["schedule"])
         self.optimizer.step()
         self.sae.constrain_decoder()
         self._account(forward, loss, grad_norm)
@@ -93,8 +98,8 @@ class Trainee:
             dead=int(self.dead.dead().sum()),
             grad_norm=float(self._latest[0]),
             act_norm=float(self._latest[1]),
-            lr=self.optimizer.param_groups[0]["lr"],
-            sparsity_penalty=self.penalty.at(max(self.step_number - 1, 0)) if self.penalty else None,
+            lr=self.optimizer.param_groups[-1]["lr"],
+            sparsity_penalty=next((p.at(max(self.step_number - 1, 0)) for p in self.penalties.values()), None),
         )
         self._loss_sum.zero_()
         self._l0_sum.zero_()
@@ -108,7 +113,7 @@ class Trainee:
             "normalisation": self.sae.cfg.normalisation.model_dump(),
             "optimizer": self.optimizer.state_dict(),
             "since_fired": self.dead.since_fired,
-            "penalty": self.penalty.state_dict() if self.penalty else None,
+            "penalties": {kind: penalty.state_dict() for kind, penalty in self.penalties.items()},
             "step_number": self.step_number,
             "stopped": self.stopped,
             "window": {"loss": self._loss_sum, "l0": self._l0_sum, "n": self._since_log},
@@ -119,23 +124,21 @@ class Trainee:
         self.sae.load_state_dict(state["sae"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.dead.since_fired.copy_(state["since_fired"])
-        if self.penalty:
-            self.penalty.load_state_dict(state["penalty"])
+        for kind, penalty in self.penalties.items():
+            penalty.load_state_dict(state["penalties"][kind])
         self.step_number, self.stopped = state["step_number"], state["stopped"]
         self._loss_sum.copy_(state["window"]["loss"])
         self._l0_sum.copy_(state["window"]["l0"])
         self._since_log = state["window"]["n"]
 
-    def _loss(self, forward: Pass) -> Tensor:
-        loss = reconstruction_error(forward)
+    def _loss(self, forward: Pass, draws: Draws) -> Tensor:
+        loss = self.sae.cfg.reconstruction_weight * reconstruction_error(forward)
+        step = StepContext(self.sae, forward, self.dead.dead(), draws)
         for term in self.sae.cfg.terms:
-            if isinstance(term, L1Term):
-                assert self.penalty is not None
-                penalty = l1_penalty(forward, self.sae.W_dec, decoder_weighted=term.decoder_weighted)
-                loss = loss + self.penalty.at(self.step_number) * penalty
-            elif isinstance(term, AuxKTerm):
-                auxk = auxk_error(forward, self.sae.W_dec, self.dead.dead(), term.k_aux)
-                loss = loss if auxk is None else loss + term.weight * auxk
+            value = term_value(term, step)
+            if value is not None:
+                steered = self.penalties.get(term.kind)
+                loss = loss + (steered.at(self.step_number) if steered else term.weight) * value
         return loss
 
     @staticmethod
@@ -156,16 +159,21 @@ class Trainee:
                 clip_grad_norm_([parameter], self.cfg.clip_norm)
         return norm
 
-    def _lr(self) -> float:
+    def _lr(self, multiplier: float, schedule: str) -> float:
         cfg = self.cfg
-        return self.lr * lr_multiplier(self.step_number, self.steps, cfg.warmup_steps, cfg.decay_fraction)
+        if schedule == "run":
+            share = lr_multiplier(self.step_number, self.steps, cfg.warmup_steps, cfg.decay_fraction)
+        else:
+            share = cosine_multiplier(self.step_number, self.steps) if schedule == "cosine" else 1.0
+        return self.lr * multiplier * share
 
     @torch.no_grad()
     def _account(self, forward: Pass, loss: Tensor, grad_norm: Tensor) -> None:
         self.dead.update(forward.codes, forward.mask.sum())
         l0 = masked_mean(forward.codes.l0().to(loss.dtype), forward.mask)
-        if self.penalty and self.penalty.steers:
-            self.penalty.observe(self.step_number, float(l0))
+        for penalty in self.penalties.values():
+            if penalty.steers:
+                penalty.observe(self.step_number, float(l0))
         self._loss_sum += loss.detach()
         self._l0_sum += l0
         self._since_log += 1

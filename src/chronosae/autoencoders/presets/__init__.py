@@ -58,7 +58,7 @@ def build(
 
 def build_from_spec(spec: Spec, seed: int = 0) -> Autoencoder:
     """An autoencoder with fresh weights; the same seed gives every preset of one size the same dictionary."""
-    return Autoencoder(spec, torch.Generator().manual_seed(seed))
+    return spec.body.autoencoder()(spec, torch.Generator().manual_seed(seed))
 
 
 __all__ = ["PRESETS", "Options", "Preset", "build", "build_from_spec", "find_preset", "make_spec", "read_options"]

@@ -4,8 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from chronosae.autoencoders.parts.activations import ReLU
+from chronosae.autoencoders.parts.terms import L1Term
 from chronosae.autoencoders.presets.base import Options, Preset
-from chronosae.autoencoders.spec import L1Term, Normalisation, ReLU, Spec
+from chronosae.autoencoders.spec import Normalisation, Spec
 
 
 class ReluL1Options(Options):

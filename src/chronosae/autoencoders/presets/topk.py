@@ -4,8 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from chronosae.autoencoders.parts.activations import TopK
+from chronosae.autoencoders.parts.terms import AuxKTerm
 from chronosae.autoencoders.presets.base import Options, Positive, Preset
-from chronosae.autoencoders.spec import AuxKTerm, Normalisation, Spec, TopK
+from chronosae.autoencoders.spec import Normalisation, Spec
 
 
 class TopKOptions(Options):

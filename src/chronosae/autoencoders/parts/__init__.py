@@ -1,0 +1,1 @@
+"""The parts an autoencoder is composed of, one file a slot."""

@@ -1,0 +1,114 @@
+"""Context mixers: let the centred inputs of earlier tokens reach the encoder (DESIGN 5.A, `placement: input`)."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from chronosae.autoencoders.layout import Layout, Past, shifted
+from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
+
+MIXERS: Registry["MixerSpec"] = Registry("mixer")
+
+
+class MixerSpec(ModuleSpec):
+    """Base of the mixers. The module maps `(h [batch, pos, d_in], layout, past)` to the same shape."""
+
+    @property
+    def history(self) -> int:
+        """Earlier tokens that an output depends on."""
+        raise NotImplementedError
+
+    @property
+    def lookahead(self) -> int:
+        """Later tokens that an output depends on; 0 is causal."""
+        return 0
+
+
+def check_rates(rates: list[int]) -> None:
+    """ValueError unless dilations are positive and differ."""
+    if not rates or any(rate < 1 for rate in rates) or len(set(rates)) < len(rates):
+        raise ValueError(f"rates must be different positive dilations such as [1, 2, 4], got {rates}")
+
+
+@MIXERS.add
+class InputConv(MixerSpec):
+    """`u^(r)_{t,c} = sum_j w^(r)_{c,j} h_{t-jr,c}` for each dilation r; concatenated, projected to d_in, added to h.
+
+    The projection starts at zero, so training starts at the static autoencoder.
+    """
+
+    kind: Literal["conv"] = "conv"
+    rates: list[int] = Field(default=[1, 2, 4])
+    """Dilations."""
+    kernel_size: Positive = 3
+    """Taps of each dilation; 1 sees the token itself only, a control."""
+    rank: Positive | None = None
+    """Rank of the projection; full when absent."""
+    depthwise: bool = True
+    """False: every output channel sees every input channel (for analysis; many weights)."""
+    centered: bool = False
+    """Look ahead as far as back (for analysis; such an autoencoder can't stream)."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> "InputConv":
+        check_rates(self.rates)
+        if self.centered and self.kernel_size % 2 == 0:
+            raise ValueError(f"a centered kernel_size must be odd, got {self.kernel_size}")
+        return self
+
+    @property
+    def offsets(self) -> list[int]:
+        """Lag of each tap, in units of the dilation."""
+        back = (self.kernel_size - 1) // 2 if self.centered else 0
+        return [tap - back for tap in range(self.kernel_size)]
+
+    @property
+    def history(self) -> int:
+        return max(self.offsets) * max(self.rates)
+
+    @property
+    def lookahead(self) -> int:
+        return -min(self.offsets) * max(self.rates)
+
+    def make(self, d_in: int, d_sae: int) -> nn.Module:
+        return _InputConv(self, d_in)
+
+
+class _InputConv(nn.Module):
+    def __init__(self, cfg: InputConv, d_in: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        n_rates, taps = len(cfg.rates), cfg.kernel_size
+        shape = (n_rates, taps, d_in) if cfg.depthwise else (n_rates, taps, d_in, d_in)
+        fan = taps if cfg.depthwise else taps * d_in
+        self.kernel = nn.Parameter(torch.randn(shape) / fan**0.5)
+        width = n_rates * d_in
+        if cfg.rank is None:
+            self.project_in = None
+            self.project_out = nn.Parameter(torch.zeros(width, d_in))
+        else:
+            self.project_in = nn.Parameter(torch.randn(width, cfg.rank) / width**0.5)
+            self.project_out = nn.Parameter(torch.zeros(cfg.rank, d_in))
+
+    def forward(
+        self, h: Float[Tensor, "batch pos d_in"], layout: Layout | None, past: Past | None
+    ) -> Float[Tensor, "batch pos d_in"]:
+        lags = {offset * rate for rate in self.cfg.rates for offset in self.cfg.offsets}
+        moved = {lag: shifted(h, lag, layout, past) for lag in sorted(lags)}
+        scales = [self._scale(index, rate, moved) for index, rate in enumerate(self.cfg.rates)]
+        u = torch.cat(scales, dim=-1)
+        if self.project_in is not None:
+            u = u @ self.project_in
+        return h + u @ self.project_out
+
+    def _scale(self, index: int, rate: int, moved: dict[int, Tensor]) -> Tensor:
+        total: Tensor | None = None
+        for tap, offset in enumerate(self.cfg.offsets):
+            weight, x = self.kernel[index, tap], moved[offset * rate]
+            u = x * weight if self.cfg.depthwise else x @ weight
+            total = u if total is None else total + u
+        assert total is not None
+        return total
