@@ -10,16 +10,20 @@ State = TypeVar("State", bound="TensorState")
 
 
 class TensorState:
-    """A plain object whose tensors, named in `_tensors`, make up its whole state.
+    """A plain object whose whole state are the tensors named in `_tensors` and the trackers named in `_parts`.
 
     Floating statistics keep at least float32: in bfloat16 the small increments of a running mean or a count round away.
     """
 
     _tensors: ClassVar[tuple[str, ...]] = ()
+    _parts: ClassVar[tuple[str, ...]] = ()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors themselves (not copies), by name."""
-        return {name: getattr(self, name) for name in self._tensors}
+        """The tensors themselves (not copies), by name; those of a part as `part.name`."""
+        state = {name: getattr(self, name) for name in self._tensors}
+        for part in self._parts:
+            state |= {f"{part}.{name}": tensor for name, tensor in getattr(self, part).state_dict().items()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy saved tensors in.
@@ -27,18 +31,20 @@ class TensorState:
         Raises:
             ValueError: a name is missing or unknown, or a shape differs.
         """
-        if set(state) != set(self._tensors):
-            raise ValueError(f"{type(self).__name__} holds {sorted(self._tensors)}; got {sorted(state)}")
-        for name in self._tensors:
-            mine = getattr(self, name)
-            if mine.shape != state[name].shape:
-                raise ValueError(f"{type(self).__name__}.{name} is {[*mine.shape]}; got {[*state[name].shape]}")
-            mine.copy_(state[name])
+        mine = self.state_dict()
+        if set(state) != set(mine):
+            raise ValueError(f"{type(self).__name__} holds {sorted(mine)}; got {sorted(state)}")
+        for name, tensor in mine.items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(f"{type(self).__name__}.{name} is {[*tensor.shape]}; got {[*state[name].shape]}")
+            tensor.copy_(state[name])
 
     def to(self: State, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
         """Move every tensor in place; `dtype` applies to floating ones, never below float32."""
         for name in self._tensors:
             setattr(self, name, _moved(getattr(self, name), device, dtype))
+        for part in self._parts:
+            getattr(self, part).to(device, dtype)
         return self
 
     def nbytes(self) -> int:

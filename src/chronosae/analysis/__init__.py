@@ -1,0 +1,20 @@
+"""Temporal analysis of codes: lagged edges between features, chains of them, and data in which there are none."""
+
+from chronosae.analysis.baselines import naive_interactions, surprise_edges
+from chronosae.analysis.counts import LaggedCounts
+from chronosae.analysis.edge_set import EdgeSet
+from chronosae.analysis.edges import lagged_edges
+from chronosae.analysis.nulls import shift_features, shuffle_batch, shuffle_time
+from chronosae.analysis.prune import prune_indirect
+
+__all__ = [
+    "EdgeSet",
+    "LaggedCounts",
+    "lagged_edges",
+    "naive_interactions",
+    "prune_indirect",
+    "shift_features",
+    "shuffle_batch",
+    "shuffle_time",
+    "surprise_edges",
+]

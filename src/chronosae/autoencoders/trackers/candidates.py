@@ -1,0 +1,122 @@
+"""The sources each target keeps an exact counter for: m slots a target, chosen by surprise.
+
+Slots are won and lost by z = (c - e) / sqrt(e + 1), never by raw count, which keeps frequent features instead of
+informative ones. From admission on, c is exact and e grows as (n_j now - n_j at admission) p_i; to both is added what
+the sketch had seen before. Shapes: F targets, m slots.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from chronosae.autoencoders.trackers.history import History
+from chronosae.autoencoders.trackers.marginals import LagMarginals
+from chronosae.autoencoders.trackers.sketch import Triples, TripleSketch, surprise
+from chronosae.autoencoders.trackers.state import TensorState
+
+CHALLENGERS = 8
+"""Triples that may enter a target's slots in one update."""
+MIN_COUNT = 2
+"""Occurrences below which a triple is not worth a slot."""
+EMPTY = -1
+
+
+class Candidates(TensorState):
+    """`source [F, m]` (EMPTY where free) and `lag [F, m]`, with counters, and C, the average of interactions."""
+
+    _tensors = (
+        "source",
+        "lag",
+        "count",
+        "source_before",
+        "prior_count",
+        "prior_expected",
+        "interaction",
+        "interaction_step",
+    )
+
+    def __init__(self, d_sae: int, slots: int, device: torch.device | str = "cpu") -> None:
+        shape = (d_sae, slots)
+        self.source = torch.full(shape, EMPTY, dtype=torch.int64, device=device)
+        self.lag = torch.ones(shape, dtype=torch.int64, device=device)
+        self.count = torch.zeros(shape, device=device)
+        self.source_before = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.prior_count = torch.zeros(shape, device=device)
+        self.prior_expected = torch.zeros(shape, device=device)
+        self.interaction = torch.zeros(shape, device=device)
+        self.interaction_step = torch.zeros(shape, dtype=torch.int64, device=device)
+
+    def expected(self, marginals: LagMarginals, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows m"]:
+        """Co-activations independent features would have had since admission, for these targets."""
+        source, lag = self.source[rows].clamp(min=0), self.lag[rows]
+        since = marginals.source[lag - 1, source] - self.source_before[rows]
+        return since * marginals.rate(rows[:, None].expand_as(lag), lag)
+
+    def surprise(self, marginals: LagMarginals, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows m"]:
+        """z of every slot of these targets; minus infinity where a slot is free."""
+        count = self.count[rows].double() + self.prior_count[rows]
+        z = surprise(count, self.expected(marginals, rows) + self.prior_expected[rows])
+        return z.masked_fill(self.source[rows] == EMPTY, -torch.inf)
+
+    def co_active(self, seen: History) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Occurrences of held triples: (target, slot, lag, value of the source, value of the target), one each."""
+        token, now = torch.nonzero(seen.values, as_tuple=True)
+        target = seen.features[token, now]
+        n, w = seen.valid.shape
+        # What fired before each token, as a table to look candidates up in: [n, w, F].
+        fired = torch.zeros(n, w, len(self.source), dtype=seen.values.dtype, device=seen.values.device)
+        active = seen.past_values != 0
+        t, lag, past = torch.nonzero(active, as_tuple=True)
+        fired[t, lag, seen.past_features[t, lag, past]] = seen.past_values[t, lag, past]
+        held = self.source[target]
+        value = fired[token[:, None], self.lag[target] - 1, held.clamp(min=0)]
+        event, slot = torch.nonzero((value != 0) & (held != EMPTY), as_tuple=True)
+        at = target[event]
+        return at, slot, self.lag[at, slot], value[event, slot], seen.values[token, now][event]
+
+    def challenge(self, best: Int[Tensor, "F c"], triples: Triples, sketch: TripleSketch, worst: Tensor) -> None:
+        """Write triples that beat their target's worst slot into `best`, one a bucket, the most surprising first.
+
+        An entry packs z (as the bits of a positive float32, which order like the number) above source and lag.
+        """
+        count, expected = sketch.estimate(triples)
+        z = surprise(count, expected).float()
+        keep = (count >= MIN_COUNT) & (z > worst[triples.target].clamp(min=0))
+        triples, z = triples[keep], z[keep]
+        held = (self.source[triples.target] == triples.source[:, None]) & (
+            self.lag[triples.target] == triples.lag[:, None]
+        )
+        new = ~held.any(1)
+        triples, z = triples[new], z[new]
+        code = triples.source * sketch.window + triples.lag - 1
+        packed = (z.view(torch.int32).long() << 32) | code
+        bucket = triples.target * best.shape[1] + (code * 40503 >> 4) % best.shape[1]
+        best.view(-1).scatter_reduce_(0, bucket, packed, "amax")
+
+    def admit(self, best: Int[Tensor, "F c"], marginals: LagMarginals, sketch: TripleSketch) -> None:
+        """Give each challenged target's slots to the most surprising of what it holds and its challengers."""
+        rows = torch.nonzero((best >= 0).any(1)).squeeze(1)
+        packed = best[rows]
+        code = packed.clamp(min=0) & 0xFFFFFFFF
+        source, lag = code // sketch.window, code % sketch.window + 1
+        target = rows[:, None].expand_as(source)
+        prior = sketch.estimate(Triples(target.flatten(), source.flatten(), lag.flatten()))
+        count, expected = (each.view_as(source).float() for each in prior)
+        z = surprise(count.double(), expected.double()).masked_fill(packed < 0, -torch.inf)
+        entering = {
+            "source": torch.where(packed < 0, EMPTY, source),
+            "lag": lag,
+            "source_before": marginals.source[lag - 1, source],
+            "prior_count": count,
+            "prior_expected": expected,
+        }
+        order = torch.cat([self.surprise(marginals, rows), z], 1).topk(self.source.shape[1], dim=1).indices
+        for name in self._tensors:
+            tensor = getattr(self, name)
+            new = entering.get(name, torch.zeros_like(source)).to(tensor.dtype)
+            tensor[rows] = torch.cat([tensor[rows], new], 1).gather(1, order)
+
+    def halve(self) -> None:
+        """Forget half of what was counted."""
+        for name in ("count", "source_before", "prior_count", "prior_expected"):
+            getattr(self, name).mul_(0.5)
