@@ -1,19 +1,25 @@
 """What each objective term computes: a table from its spec to a function, which a term of your own joins."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from jaxtyping import Bool
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder, Draws, Pass
+from chronosae.autoencoders.layout import Layout
 from chronosae.autoencoders.parts import terms as specs
 from chronosae.objectives.auxk import auxk_error
+from chronosae.objectives.consistency import consistency_error
+from chronosae.objectives.contrastive import contrastive_error
+from chronosae.objectives.cross_position import cross_position_error
 from chronosae.objectives.gated import gate_error, gate_l1
 from chronosae.objectives.l1 import l0_penalty, l1_penalty
-from chronosae.objectives.nested import nested_error
+from chronosae.objectives.nested import nested_error, prefix_size
 from chronosae.objectives.next_token import next_token_error
+from chronosae.objectives.separation import code_separation, cosine_separation, orthogonality
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def computes(
 
 
 def term_value(term: specs.TermSpec, step: StepContext) -> Tensor | None:
-    """The term's value, without its weight.
+    """The term's value, without its weight; terms without units are multiplied by d_in (see `TermSpec.per_energy`).
 
     Raises:
         ValueError: no function computes this type of term.
@@ -56,7 +62,16 @@ def term_value(term: specs.TermSpec, step: StepContext) -> Tensor | None:
         raise ValueError(
             f"nothing computes the term {term.kind!r}; decorate a function with @computes({type(term).__name__})"
         )
-    return _FUNCTIONS[type(term)](term, step)
+    value = _FUNCTIONS[type(term)](term, step)
+    return value * step.sae.d_in if value is not None and term.per_energy else value
+
+
+def _sequences(term: specs.TermSpec, step: StepContext) -> tuple[Layout, Int[Tensor, "batch pos"]]:
+    """Layout and documents (one a sequence when none are named)."""
+    layout = step.forward.layout
+    if layout is None:
+        raise ValueError(f"the {term.kind} term looks at neighbours, so it needs activations [batch, pos, d_in]")
+    return layout, torch.zeros_like(layout.positions) if layout.doc_ids is None else layout.doc_ids
 
 
 @computes(specs.L1Term)
@@ -95,3 +110,48 @@ def _next_token(term: specs.NextTokenTerm, step: StepContext) -> Tensor:
     head = step.sae.heads["next_token"]
     assert isinstance(head, specs.NextTokenHead)
     return next_token_error(step.forward, head.W_next, head.b_next)
+
+
+@computes(specs.CosineTerm)
+def _cosine(term: specs.CosineTerm, step: StepContext) -> Tensor:
+    return cosine_separation(step.sae.W_dec)
+
+
+@computes(specs.OrthogonalityTerm)
+def _orthogonality(term: specs.OrthogonalityTerm, step: StepContext) -> Tensor:
+    return orthogonality(step.sae.W_dec)
+
+
+@computes(specs.CodeSeparationTerm)
+def _code_separation(term: specs.CodeSeparationTerm, step: StepContext) -> Tensor:
+    generator = step.draws.generator(term.kind, 0, step.forward.mask.device)
+    return code_separation(step.forward.codes, step.forward.mask, generator=generator)
+
+
+@computes(specs.ConsistencyTerm)
+def _consistency(term: specs.ConsistencyTerm, step: StepContext) -> Tensor:
+    layout, doc_ids = _sequences(term, step)
+    return consistency_error(step.forward.codes, layout.mask, doc_ids, window=term.window)
+
+
+@computes(specs.CrossPositionTerm)
+def _cross_position(term: specs.CrossPositionTerm, step: StepContext) -> Tensor:
+    layout, _ = _sequences(term, step)
+    return cross_position_error(step.forward.codes, layout.mask, layout.positions)
+
+
+@computes(specs.ContrastiveTerm)
+def _contrastive(term: specs.ContrastiveTerm, step: StepContext) -> Tensor:
+    layout, doc_ids = _sequences(term, step)
+    # The release trains on inputs of mean energy 1; ours have d_in, so that raw products are d_in times as large.
+    codes = replace(step.forward.codes, values=step.forward.codes.values / step.sae.d_in**0.5)
+    return contrastive_error(
+        codes,
+        layout.mask,
+        doc_ids,
+        prefix_size(term.share, step.sae.d_sae),
+        pair=term.pair,
+        form=term.form,
+        temperature=term.temperature,
+        generator=step.draws.generator(term.kind, 0, step.forward.mask.device),
+    )

@@ -4,7 +4,7 @@ What a term computes is a function in `objectives`; weights that only a term nee
 which the autoencoder carries so that they train, save and move with it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,8 @@ Weight = Annotated[float, Field(gt=0)]
 class TermSpec(PartSpec):
     """Base of the terms."""
 
+    per_energy: ClassVar[bool] = False
+    """The term has no units: its weight is a share of an input's mean energy, d_in in normalised units."""
     weight: Weight = 1.0
     """Weight of the term beside the reconstruction error (sum over d_in, mean over tokens)."""
 
@@ -101,6 +103,7 @@ class NestedTerm(TermSpec):
 class CosineTerm(TermSpec):
     """`(||D^^T D^||_F^2 - F) / (F (F - 1))`: mean squared cosine between decoder rows (DESIGN 5.A)."""
 
+    per_energy: ClassVar[bool] = True
     kind: Literal["cosine"] = "cosine"
     weight: Weight = 0.1
 
@@ -117,6 +120,7 @@ class OrthogonalityTerm(TermSpec):
 class CodeSeparationTerm(TermSpec):
     """Mean squared cosine between the activations of co-active features over a batch (DESIGN 5.A)."""
 
+    per_energy: ClassVar[bool] = True
     kind: Literal["code_separation"] = "code_separation"
     weight: Weight = 0.1
 
@@ -125,6 +129,7 @@ class CodeSeparationTerm(TermSpec):
 class ConsistencyTerm(TermSpec):
     """Scale-free variance of each feature inside windows of w tokens (DESIGN 5.B)."""
 
+    per_energy: ClassVar[bool] = True
     kind: Literal["consistency"] = "consistency"
     weight: Weight = 0.1
     window: int = Field(default=8, ge=2)
@@ -135,6 +140,7 @@ class ConsistencyTerm(TermSpec):
 class CrossPositionTerm(TermSpec):
     """Variance over positions of each feature's mean activation, corrected for sampling noise (DESIGN 5.B)."""
 
+    per_energy: ClassVar[bool] = True
     kind: Literal["cross_position"] = "cross_position"
     weight: Weight = 0.1
 
@@ -143,6 +149,7 @@ class CrossPositionTerm(TermSpec):
 class ContrastiveTerm(TermSpec):
     """T-SAE's contrast between the first features of a token and of an earlier one (arXiv 2511.05541)."""
 
+    per_energy: ClassVar[bool] = True
     kind: Literal["contrastive"] = "contrastive"
     weight: Weight = 0.1
     form: Literal["release", "paper"] = "release"

@@ -5,12 +5,39 @@ from typing import Any
 import torch
 
 from chronosae.autoencoders.autoencoder import Autoencoder
-from chronosae.autoencoders.presets import relu_l1, topk
+from chronosae.autoencoders.presets import (
+    batch_topk,
+    chrono,
+    consistency,
+    gated,
+    jump_relu,
+    matryoshka,
+    multiscale,
+    positional,
+    relu_l1,
+    topk,
+    tsae,
+    winner_take_all,
+)
 from chronosae.autoencoders.presets.base import Options, Preset
 from chronosae.autoencoders.spec import Normalisation, Spec
 from chronosae.config import UserError, validate
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (relu_l1.PRESET, topk.PRESET)}
+_MODULES = (
+    relu_l1,
+    topk,
+    batch_topk,
+    jump_relu,
+    gated,
+    matryoshka,
+    winner_take_all,
+    multiscale,
+    consistency,
+    positional,
+    tsae,
+    chrono,
+)
+PRESETS: dict[str, Preset] = {module.PRESET.name: module.PRESET for module in _MODULES}
 
 
 def find_preset(name: Any, where: str) -> Preset:

@@ -43,8 +43,11 @@ def _make(options: ReluL1Options, d_in: int, normalisation: Normalisation) -> Sp
                 decoder_weighted=weighted,
                 warmup_fraction=options.l1_warmup_fraction,
                 target_l0=options.target_l0,
-            )
+            ),
+            *options.extra_terms,
         ],
+        corruption=options.corruption,
+        trackers=options.trackers,
         resample_every=options.resample_every,
     )
 
