@@ -1,7 +1,8 @@
 """Scores of lagged edges. An edge is (source, target, lag); a tensor of scores is `[lag - 1, target, source]`.
 
 With `matching`, scores are over latents and the true edges over planted features: true edges are translated to the
-latents of their ends. One whose end has no latent can't be found, and counts as missed. Self-edges count nowhere.
+latents of their ends. One whose end has no latent can't be found: it counts as missed, and ranks below every candidate.
+Self-edges count nowhere.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -49,9 +50,8 @@ def edge_auroc(
     total = ranked.n_candidates if ranked.n_candidates is not None else n_candidates
     if total is None:
         raise ValueError("edge_auroc: a mapping of scores needs n_candidates (lags * F * (F - 1))")
-    unlisted = total - ranked.listed
-    missed = ranked.n_true - int(ranked.right.sum())
-    negatives, below = total - ranked.n_true, unlisted - missed
+    missed = ranked.n_findable - int(ranked.right.sum())
+    negatives, below = total - ranked.n_findable, total - ranked.listed - missed
     if negatives < 1 or below < 0:
         raise ValueError(f"edge_auroc: {total} candidates cannot hold these edges")
     # From the lowest score up: the undeclared share one rank, then each distinct score has its own.
@@ -114,6 +114,8 @@ class _Ranking:
     right: np.ndarray
     wrong: np.ndarray
     n_true: int
+    n_findable: int
+    """True edges that are candidates: both ends have a latent, and the lag is covered."""
     n_candidates: int | None
 
     @property
@@ -123,23 +125,24 @@ class _Ranking:
 
 def _rank(scores: EdgeScores, true_edges: Collection[Edge], matching: Matching | None) -> _Ranking:
     true = _true_edges(true_edges)
-    wanted = {_translated(edge, matching) for edge in true}
+    wanted = [_translated(edge, matching) for edge in true]
     if isinstance(scores, Tensor):
         values, is_true = _tensor_candidates(scores, wanted)
-        total = values.size
+        findable, total = int(is_true.sum()), values.size
     else:
         declared = {edge: score for edge, score in scores.items() if edge[0] != edge[1]}
         values = np.array(list(declared.values()), dtype=np.float64)
-        is_true = np.array([edge in wanted for edge in declared], dtype=bool)
-        total = None
+        sought = set(wanted)
+        is_true = np.array([edge in sought for edge in declared], dtype=bool)
+        findable, total = sum(min(edge[:2]) >= 0 for edge in wanted), None
     if np.isnan(values).any():
         raise ValueError("the edge scores hold NaN")
     levels, level = np.unique(-values, return_inverse=True)
     right = np.bincount(level[is_true], minlength=len(levels))
-    return _Ranking(right, np.bincount(level, minlength=len(levels)) - right, len(true), total)
+    return _Ranking(right, np.bincount(level, minlength=len(levels)) - right, len(true), findable, total)
 
 
-def _tensor_candidates(scores: Float[Tensor, "lags d_sae d_sae"], wanted: set[Edge]) -> tuple[np.ndarray, np.ndarray]:
+def _tensor_candidates(scores: Float[Tensor, "lags d_sae d_sae"], wanted: list[Edge]) -> tuple[np.ndarray, np.ndarray]:
     values = scores.detach().double().cpu().numpy()
     is_true = np.zeros(values.shape, dtype=bool)
     for source, target, lag in wanted:

@@ -47,7 +47,7 @@ class Entries:
 
     def sums(self, values: Float[Tensor, " n"]) -> Float[Tensor, " width"]:
         """Sum of `values` by feature."""
-        return torch.bincount(self.feature, weights=values, minlength=self.width)
+        return torch.zeros(self.width, dtype=values.dtype).index_add(0, self.feature, values)
 
 
 def entries(codes: Codes, mask: Bool[Tensor, "batch pos"] | None = None) -> Entries:

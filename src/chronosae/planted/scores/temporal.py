@@ -77,12 +77,12 @@ def position_weights(
     if len(place) and not 0 <= int(place.min()) <= int(place.max()) < n_positions:
         raise ValueError(f"position_weights: positions must lie in 0 .. {n_positions - 1}")
     cell = place * active.width + active.feature
-    mass = torch.bincount(cell, weights=active.value.abs(), minlength=n_positions * active.width)
+    mass = torch.zeros(n_positions * active.width, dtype=torch.float64).index_add(0, cell, active.value.abs())
     return mass.view(n_positions, active.width)
 
 
 def position_mass(
-    weights: Float[Tensor, "positions d_sae"],
+    weights: Float[Tensor, "rows d_sae"],
     matching: Matching,
     profile: Bool[Tensor, "features positions"],
     features: Int[Tensor, " chosen"] | None = None,
@@ -93,7 +93,7 @@ def position_mass(
     position scores the share of positions that are the feature's.
 
     Arguments:
-        weights: mass of activations (`position_weights`) or a position mask; not negative.
+        weights: mass of activations (`position_weights`) or a position mask, a row each position; not negative.
         features: by default those whose profile leaves a position out.
 
     Raises:
