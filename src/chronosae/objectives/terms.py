@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder, Draws, Pass
+from chronosae.autoencoders.crosscoder import Crosscoder
 from chronosae.autoencoders.layout import Layout
 from chronosae.autoencoders.parts import terms as specs
 from chronosae.objectives.auxk import auxk_error
@@ -20,6 +21,7 @@ from chronosae.objectives.l1 import l0_penalty, l1_penalty
 from chronosae.objectives.nested import nested_error, prefix_size
 from chronosae.objectives.next_token import next_token_error
 from chronosae.objectives.separation import code_separation, cosine_separation, orthogonality
+from chronosae.objectives.window import window_auxk_error, window_error
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ def _gate_aux(term: specs.GateAuxTerm, step: StepContext) -> Tensor:
 
 @computes(specs.AuxKTerm)
 def _auxk(term: specs.AuxKTerm, step: StepContext) -> Tensor | None:
+    if isinstance(step.sae, Crosscoder):
+        return window_auxk_error(step.sae, step.forward, step.dead, term.k_aux)
     return auxk_error(step.forward, step.sae.W_dec, step.dead, term.k_aux)
 
 
@@ -155,3 +159,8 @@ def _contrastive(term: specs.ContrastiveTerm, step: StepContext) -> Tensor:
         temperature=term.temperature,
         generator=step.draws.generator(term.kind, 0, step.forward.mask.device),
     )
+
+
+@computes(specs.WindowTerm)
+def _window(term: specs.WindowTerm, step: StepContext) -> Tensor:
+    return window_error(step.sae, step.forward)

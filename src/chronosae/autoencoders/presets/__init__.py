@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from chronosae.autoencoders.autoencoder import Autoencoder
 from chronosae.autoencoders.presets import (
@@ -15,8 +16,10 @@ from chronosae.autoencoders.presets import (
     multiscale,
     positional,
     relu_l1,
+    stacked,
     topk,
     tsae,
+    txc,
     winner_take_all,
 )
 from chronosae.autoencoders.presets.base import Options, Preset
@@ -35,6 +38,8 @@ _MODULES = (
     consistency,
     positional,
     tsae,
+    txc,
+    stacked,
     chrono,
 )
 PRESETS: dict[str, Preset] = {module.PRESET.name: module.PRESET for module in _MODULES}
@@ -60,6 +65,9 @@ def make_spec(preset: str, d_in: int, options: Options, normalisation: Normalisa
     """
     try:
         return PRESETS[preset].make(options, d_in, normalisation or Normalisation())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"{preset}: {first.get('ctx', {}).get('error', first['msg'])}") from None
     except ValueError as error:
         raise UserError(f"{preset}: {error}") from None
 
