@@ -12,6 +12,7 @@ from chronosae.autoencoders import Autoencoder, Draws, Pass
 from chronosae.autoencoders.crosscoder import Crosscoder
 from chronosae.autoencoders.layout import Layout
 from chronosae.autoencoders.parts import terms as specs
+from chronosae.autoencoders.predictive import PredictiveCodes
 from chronosae.objectives.auxk import auxk_error
 from chronosae.objectives.consistency import consistency_error
 from chronosae.objectives.contrastive import contrastive_error
@@ -164,3 +165,11 @@ def _contrastive(term: specs.ContrastiveTerm, step: StepContext) -> Tensor:
 @computes(specs.WindowTerm)
 def _window(term: specs.WindowTerm, step: StepContext) -> Tensor:
     return window_error(step.sae, step.forward)
+
+
+@computes(specs.NovelL1Term)
+def _novel_l1(term: specs.NovelL1Term, step: StepContext) -> Tensor:
+    codes = step.forward.codes
+    if not isinstance(codes, PredictiveCodes):
+        raise ValueError(f"the novel_l1 term needs the predictive body; a {step.sae.cfg.preset} has no novel codes")
+    return l1_penalty(step.forward._replace(codes=codes.novel), step.sae.W_dec)

@@ -180,6 +180,13 @@ class WindowTerm(TermSpec):
     kind: Literal["window"] = "window"
 
 
+@TERMS.add
+class NovelL1Term(TermSpec):
+    """`weight * mean_t sum_f |z_n,tf|`: L1 on the novel codes of the predictive body alone (arXiv 2511.01836)."""
+
+    kind: Literal["novel_l1"] = "novel_l1"
+
+
 class NextTokenHead(nn.Module):
     """A second decoder, from codes to the next token's vector; it starts at zero."""
 
