@@ -37,6 +37,7 @@ bench: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/chronosae config --markdown > docs/configuration.md
+	$(BIN)/python -m chronosae.cli.pages docs/architectures
 
 # TransformerLens and SAEBench pin other versions of our dependencies, so they live in an environment of their own.
 .parity/.installed: tests/parity/requirements.txt

@@ -95,6 +95,16 @@ def config_reference(markdown: bool) -> None:
     click.echo(as_markdown() if markdown else as_text())
 
 
+@cli.command("list")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_presets(name: str | None, as_json: bool) -> None:
+    """Every architecture (preset), or the options of the one called NAME."""
+    from chronosae.cli.catalogue import print_preset, print_presets
+
+    print_presets(as_json) if name is None else print_preset(name, as_json)
+
+
 @cli.group()
 def world() -> None:
     """The embedded world: its text, its questions, its language model."""

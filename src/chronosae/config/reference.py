@@ -2,7 +2,7 @@
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
 
 def entries(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[Entry]:
-    """Every key under `model`, in order."""
+    """Every key under `model`, in order. Parts (mappings with `kind`) are leaves: the kind decides what they hold."""
     for name, field in model.model_fields.items():
         key, inner = f"{prefix}{name}", _section(field)
         leaf = Entry(key, _type(field.annotation), _default(field), " ".join((field.description or "").split()))
@@ -44,20 +44,24 @@ def as_text() -> str:
 
 def as_markdown() -> str:
     """For docs/configuration.md."""
-    rows = "\n".join(f"| `{e.key}` | {_cell(e.type)} | `{_cell(e.default)}` | {_cell(e.doc)} |" for e in entries())
     return (
         "# Configuration\n\n"
         "Every key of a run's YAML file, and of `--set KEY=VALUE`. Made from the schema by `make docs`; edit the\n"
         "docstrings in `src/chronosae/config/schema.py`, not this page. The options under `saes.NAME` are those of\n"
-        "the preset, plus `preset`, `site` and `lr`.\n\n"
-        "| key | type | default | meaning |\n|---|---|---|---|\n" + rows
+        "the preset, plus `preset`, `site` and `lr`.\n\n" + markdown_table(entries(), "key")
     )
+
+
+def markdown_table(rows: Iterable[Entry], key: str = "option") -> str:
+    """One row an entry; `key` heads the first column."""
+    lines = (f"| `{e.key}` | {_cell(e.type)} | `{_cell(e.default)}` | {_cell(e.doc)} |" for e in rows)
+    return "\n".join([f"| {key} | type | default | meaning |", "|---|---|---|---|", *lines])
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     """The nested section a field holds (an optional one or a list of them too); None for a leaf."""
-    candidates = [field.annotation, *get_args(field.annotation)]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    candidates = [c for c in (field.annotation, *get_args(field.annotation)) if isinstance(c, type)]
+    return next((c for c in candidates if issubclass(c, BaseModel) and "kind" not in c.model_fields), None)
 
 
 def _type(annotation: Any) -> str:
@@ -72,14 +76,15 @@ def _type(annotation: Any) -> str:
     if origin is not None:
         return f"{origin.__name__} of " + ", ".join(_type(argument) for argument in arguments)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "section"
+        return "part" if "kind" in annotation.model_fields else "section"
     return {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}.get(
         annotation, "anything"
     )
 
 
 def _default(field: FieldInfo) -> str:
-    return "required" if field.default is PydanticUndefined else json.dumps(field.default, default=str)
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return "required" if default is PydanticUndefined else json.dumps(default, default=str)
 
 
 def _cell(text: str) -> str:
