@@ -53,7 +53,7 @@ def _same(doc_ids: Tensor | None, lag: int, dtype: torch.dtype) -> Tensor | None
 
 
 class _CausalTaps(torch.autograd.Function):
-    """In place over slices: no shifted copy is ever made, forward or backward."""
+    """In place over slices: no shifted copy is ever made. The few tokens whose past is another document are put back."""
 
     @staticmethod
     def forward(ctx, s: Tensor, weights: Tensor, lags: tuple[int, ...], doc_ids: Tensor | None) -> Tensor:
@@ -62,8 +62,10 @@ class _CausalTaps(torch.autograd.Function):
         y = s.clone()
         for weight, lag in zip(weights.to(s.dtype), lags, strict=True):
             if lag < s.shape[1]:
-                same = _same(doc_ids, lag, s.dtype)
-                y[:, lag:].addcmul_(s[:, :-lag] if same is None else s[:, :-lag] * same, weight)
+                row, t = _strangers(doc_ids, lag)
+                before = y[row, t + lag]
+                y[:, lag:].addcmul_(s[:, :-lag], weight)
+                y[row, t + lag] = before
         return y
 
     @staticmethod
@@ -74,10 +76,22 @@ class _CausalTaps(torch.autograd.Function):
         for index, lag in enumerate(ctx.lags):
             if lag >= s.shape[1]:
                 continue
-            same = _same(doc_ids, lag, s.dtype)
-            here = grad[:, lag:] if same is None else grad[:, lag:] * same
+            row, t = _strangers(doc_ids, lag)
             if grad_s is not None:
-                grad_s[:, :-lag].addcmul_(here, weights[index].to(s.dtype))
+                before = grad_s[row, t]
+                grad_s[:, :-lag].addcmul_(grad[:, lag:], weights[index].to(s.dtype))
+                grad_s[row, t] = before
             if grad_weights is not None:
-                grad_weights[index] = torch.einsum("bpw,bpw->w", here, s[:, :-lag])
+                # A sequence at a time: the products of a whole batch would be as large as its pre-activations.
+                for here, there in zip(grad[:, lag:], s[:, :-lag], strict=True):
+                    grad_weights[index] += (here * there).sum(0)
+                grad_weights[index] -= (grad[row, t + lag] * s[row, t]).sum(0)
         return grad_s, grad_weights, None, None
+
+
+def _strangers(doc_ids: Tensor | None, lag: int) -> tuple[Tensor, Tensor]:
+    """(sequence, t) where t and t + lag belong to different documents."""
+    if doc_ids is None:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    row, t = (doc_ids[:, lag:] != doc_ids[:, :-lag]).nonzero(as_tuple=True)
+    return row, t
