@@ -13,7 +13,7 @@ from torch import Tensor
 from chronosae.analysis.counts import LaggedCounts
 from chronosae.autoencoders.trackers import CandidateMoments
 
-TARGETS_AT_A_TIME = 512
+TARGETS_AT_A_TIME = 256
 
 
 class Regressors(NamedTuple):

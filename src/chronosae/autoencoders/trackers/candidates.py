@@ -1,8 +1,8 @@
 """The sources each target keeps an exact counter for: m slots a target, chosen by surprise.
 
 Slots are won and lost by z = (c - e) / sqrt(e + 1), never by raw count, which keeps frequent features instead of
-informative ones. From admission on, c is exact and e grows as (n_j now - n_j at admission) p_i; to both is added what
-the sketch had seen before. Shapes: F targets, m slots.
+informative ones. From admission on, c is exact and e grows as (n_j now - n_j at admission) p_i; until they rest on as
+many tokens, what the sketch had seen before is added. Shapes: F targets, m slots.
 """
 
 import torch
@@ -54,8 +54,11 @@ class Candidates(TensorState):
 
     def surprise(self, marginals: LagMarginals, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows m"]:
         """z of every slot of these targets; minus infinity where a slot is free."""
-        count = self.count[rows].double() + self.prior_count[rows]
-        z = surprise(count, self.expected(marginals, rows) + self.prior_expected[rows])
+        own = self.expected(marginals, rows)
+        # The sketch's word, inflated by collisions, fades as the exact count comes to rest on as many tokens.
+        trust = (1 - own / self.prior_expected[rows].clamp(min=1e-12)).clamp(0, 1)
+        count = self.count[rows].double() + trust * self.prior_count[rows]
+        z = surprise(count, own + trust * self.prior_expected[rows])
         return z.masked_fill(self.source[rows] == EMPTY, -torch.inf)
 
     def co_active(self, seen: History) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -43,8 +43,8 @@ class TripleSketch(TensorState):
     """Approximate counts of triples since they were last halved, with the marginals of the same tokens.
 
     With at least w F^2 `cells` every triple has its own and counts are exact; otherwise they are hashed by two
-    functions, and the smaller of the two cells, less the mean load, is the estimate. When the mean load of a cell
-    exceeds `MAX_LOAD` everything is halved, so collisions stay few at any length of training.
+    functions, and the smaller of the two cells, less the mean load, is the estimate. While the mean load of a cell
+    exceeds `MAX_LOAD` everything is halved once an update, so collisions stay few at any length of training.
     """
 
     _tensors = ("counts", "total")
