@@ -23,11 +23,11 @@ def causal_taps(
         before_docs: its documents.
     """
     if before is not None:
-        n = before.shape[1]
-        s = torch.cat([before.to(s.dtype), s], 1)
+        n, rest = lags[-1], before.shape[1] - lags[-1]
+        s = torch.cat([before[:, rest:].to(s.dtype), s], 1)
         if doc_ids is not None:
             assert before_docs is not None
-            doc_ids = torch.cat([before_docs, doc_ids], 1)
+            doc_ids = torch.cat([before_docs[:, rest:], doc_ids], 1)
         return _CausalTaps.apply(s, weights, lags, doc_ids)[:, n:]
     return _CausalTaps.apply(s, weights, lags, doc_ids)
 
@@ -53,7 +53,7 @@ def _same(doc_ids: Tensor | None, lag: int, dtype: torch.dtype) -> Tensor | None
 
 
 class _CausalTaps(torch.autograd.Function):
-    """In place over slices: no shifted copy is ever made. The few tokens whose past is another document are put back."""
+    """In place over slices: no shifted copy is made. The few tokens whose past is another document are put back."""
 
     @staticmethod
     def forward(ctx, s: Tensor, weights: Tensor, lags: tuple[int, ...], doc_ids: Tensor | None) -> Tensor:
