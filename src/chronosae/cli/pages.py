@@ -36,9 +36,9 @@ def parts_page() -> str:
     """Every kind of every slot with its options."""
     blocks = [
         "# Parts",
-        "Every kind of part that fits a slot of an autoencoder, with its options. In a configuration a part is a mapping\n"
-        "with its `kind`, such as `kernel: {kind: conv, rates: [1, 2, 4]}`. A preset's page says which of its options\n"
-        "fill which slots. Made by `make docs` from the docstrings in `src/chronosae/autoencoders/parts`.\n"
+        "Every kind of part that fits a slot of an autoencoder, with its options. In a configuration a part is\n"
+        "a mapping with its `kind`, such as `kernel: {kind: conv, rates: [1, 2, 4]}`. A preset's page says which\n"
+        "options fill which slots. Made by `make docs` from the docstrings in `src/chronosae/autoencoders/parts`.\n"
         "[Your own part](your-own-part.md) takes 30 lines.",
     ]
     for registry in REGISTRIES:
