@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
 from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.layout import Layout, default_positions, zero_masked
+from chronosae.autoencoders.layout import Layout, default_positions, number_documents, zero_masked
 from chronosae.autoencoders.spec import Normalisation, Spec
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Pass(NamedTuple):
 
     target: Float[Tensor, "*tokens d_in"]
     pre: Float[Tensor, "*tokens d_sae"]
+    """What the activation function was given, so after a position mask."""
     codes: Codes
     recon: Float[Tensor, "*tokens d_in"]
     mask: Bool[Tensor, "*tokens"]
@@ -274,7 +275,9 @@ class Autoencoder(nn.Module):
             return None
         if mask is None:
             mask = torch.ones(acts.shape[:-1], dtype=torch.bool, device=acts.device)
-        return Layout(mask, default_positions(mask) if positions is None else positions, doc_ids)
+        # What a masked token is said to stand at must not matter, a place beyond the position mask included.
+        positions = default_positions(mask) if positions is None else positions.masked_fill(~mask, 0)
+        return Layout(mask, positions, None if doc_ids is None else number_documents(doc_ids))
 
     def _encode(
         self,
@@ -291,14 +294,22 @@ class Autoencoder(nn.Module):
         if self.norm is not None:
             h = zero_masked(self.norm(h, mask, training is not None), mask)
         if self.mixer is not None:
-            assert layout is not None
-            h = zero_masked(self.mixer(h, layout, memory and memory.recall("mixer", h, layout.doc_ids)), mask)
+            h = zero_masked(self._mix(h, layout, memory), mask)
         s = h @ self.W_enc
         if self.kernel is not None:
             assert layout is not None
             s = self.kernel(s, layout, memory and memory.recall("kernel", s, layout.doc_ids))
         pre = s + self.b_enc
-        return pre, self._activate(pre, mask, layout, scale, training is not None)
+        if self.position_mask is not None:
+            assert layout is not None
+            pre = self.position_mask(pre, layout.positions, training is not None)
+        return pre, self.activation(pre, mask, scale, training is not None)
+
+    def _mix(self, h: Tensor, layout: Layout | None, memory: "Memory | None") -> Tensor:
+        assert self.mixer is not None
+        if layout is None:  # a mixer that sees one token only, each a sequence of its own
+            return self.mixer(h.reshape(-1, 1, self.d_in), None, None).view_as(h)
+        return self.mixer(h, layout, memory and memory.recall("mixer", h, layout.doc_ids))
 
     def _centred(self, target: Tensor, mask: Tensor | None, training: Draws | None) -> Tensor:
         h = zero_masked(target - self.b_dec, mask)
@@ -306,20 +317,15 @@ class Autoencoder(nn.Module):
             return h
         return zero_masked(self.cfg.corruption.apply(h, training), mask)
 
-    def _activate(
-        self, pre: Tensor, mask: Tensor | None, layout: Layout | None, scale: Tensor | None, training: bool
-    ) -> Codes:
-        if self.position_mask is not None:
-            assert layout is not None
-            pre = self.position_mask(pre, layout.positions, training)
-        return self.activation(pre, mask, scale, training)
-
     def _drop_features(self, codes: Codes, draws: Draws) -> Codes:
         rate = self.cfg.feature_dropout
         if not rate:
             return codes
-        keep = draws.uniform("features", codes.values) >= rate
-        return replace(codes, values=codes.values * keep / (1 - rate))
+        slots = codes.values.shape[-1]
+        features = codes.indices if isinstance(codes, SparseCodes) else torch.arange(slots, device=codes.values.device)
+        places = torch.arange(codes.values.shape[-2], device=features.device).unsqueeze(-1)
+        counters = (places * self.d_sae + features).expand(codes.values.shape)
+        return replace(codes, values=codes.values * ~draws.chance("features", rate, counters) / (1 - rate))
 
     def _training_recon(self, codes: Codes, layout: Layout | None) -> Tensor:
         """The reconstruction; with masked gradients, the decoder doesn't learn from features where they are closed."""

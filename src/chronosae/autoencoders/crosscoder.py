@@ -153,7 +153,7 @@ class Crosscoder(Autoencoder):
         if not isinstance(self.activation, _Blocks):
             # One product over the whole window instead of T products and their sum.
             pre = torch.cat(slices, -1) @ self.W_enc_window.flatten(0, 1) + self.b_enc
-            return pre, self._activate(pre, mask, layout, scale, training is not None)
+            return pre, self.activation(pre, mask, scale, training is not None)
         products = [x[..., :-1] @ W for x, W in zip(slices, self.W_enc_window.unbind(0), strict=True)]
         pre = torch.cat(products, -1) + self.b_enc
         present = [x[..., -1] > 0 if mask is None else (x[..., -1] > 0) & mask for x in slices]

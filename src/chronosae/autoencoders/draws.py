@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 
@@ -20,8 +21,21 @@ class Draws:
 
     def generator(self, purpose: str, sequence: int, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator for one purpose and sequence."""
-        key = crc32(f"{self.seed}/{self.step}/{self.first + sequence}/{purpose}".encode())
-        return torch.Generator(device).manual_seed((key + (self.seed << 32)) % 2**63)
+        seed = self._key(purpose, sequence) + (self.seed << 32)
+        return torch.Generator(device).manual_seed(seed % 2**63)
+
+    def chance(self, purpose: str, rate: float, counters: Int[Tensor, "batch *more"]) -> Bool[Tensor, "batch *more"]:
+        """True with probability `rate`, decided by the sequence and the counter alone.
+
+        For things that don't come in an order of their own, such as the active features of a token: what a generator
+        would give them depends on how many are listed before.
+        """
+        keys = [self._key(purpose, index) for index in range(counters.shape[0])]
+        key = torch.tensor(keys, device=counters.device).view(-1, *[1] * (counters.dim() - 1))
+        return _mix(_mix(counters ^ key) + key) < int(rate * 2**32)
+
+    def _key(self, purpose: str, sequence: int) -> int:
+        return crc32(f"{self.seed}/{self.step}/{self.first + sequence}/{purpose}".encode())
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
         """Standard normal numbers in the shape of `like [batch, ...]`."""
@@ -36,3 +50,11 @@ class Draws:
         for index in range(like.shape[0]):
             out[index].uniform_(generator=self.generator(purpose, index, like.device))
         return out
+
+
+def _mix(x: Tensor) -> Tensor:
+    """32 bits from the lowest 32 of int64, each depending on all of them (the finaliser of MurmurHash3)."""
+    x = x & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return x ^ (x >> 16)

@@ -8,9 +8,11 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """Mask, positions and documents of a batch; `first` is 0 except in the middle of a stream.
+    """Mask, positions and documents of a batch.
 
-    `positions` count unmasked tokens from 0; `doc_ids` is None when every sequence is one document.
+    `positions` count unmasked tokens from 0. `doc_ids` number the documents of a sequence in order, whatever numbers
+    the user gave them, so that two tokens are of one document just where they are equal; None when every sequence is
+    one document.
     """
 
     mask: Bool[Tensor, "batch pos"]
@@ -28,6 +30,12 @@ class Past(NamedTuple):
 def default_positions(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     """`cumsum(mask) - 1`: padding on the left moves nothing."""
     return mask.long().cumsum(-1) - 1
+
+
+def number_documents(doc_ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """0 for the first document of each sequence, one more wherever `doc_ids` change: a number that returns is new."""
+    changes = doc_ids[:, 1:] != doc_ids[:, :-1]
+    return torch.nn.functional.pad(changes.long().cumsum(1), (1, 0))
 
 
 def zero_masked(x: Float[Tensor, "*tokens width"], mask: Bool[Tensor, "*tokens"] | None) -> Tensor:

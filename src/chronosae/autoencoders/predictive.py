@@ -126,7 +126,7 @@ class PredictiveAutoencoder(Autoencoder):
             total = guess if total is None else total + guess
         assert total is not None
         pre = residual @ W_enc
-        novel = self._activate(pre, mask, layout, scale, training is not None)
+        novel = self.activation(pre, mask, scale, training is not None)
         return pre, PredictiveCodes(zero_masked(total, mask) + novel.dense(), scale, novel)
 
     def _project(self, guess: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ kinds. A part of your own is one spec class, added with `@REGISTRY.add`; docs/ar
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import nn
 
 from chronosae.config import Section
@@ -68,20 +69,23 @@ class Registry(Generic[P]):
         try:
             return spec.model_validate(value)
         except ValidationError as error:
-            raise ValueError(_one_line(spec, error)) from None
+            raise _name_legal_keys(spec, error) from None
 
     def validator(self) -> BeforeValidator:
         """For `Annotated` fields of pydantic models."""
         return BeforeValidator(self.read)
 
 
-def _one_line(spec: type[PartSpec], error: ValidationError) -> str:
+def _name_legal_keys(spec: type[PartSpec], error: ValidationError) -> ValidationError:
+    """The same error, but an unknown key is told the keys of this kind: from outside, only the base's can be seen."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key}; legal here: {', '.join(sorted(spec.model_fields))}"
-    message = str(first.get("ctx", {}).get("error", first["msg"]))
-    return f"{key}: {message[0].lower() + message[1:]}" if key else message
+    if first["type"] != "extra_forbidden":
+        return error
+    legal = ", ".join(sorted(spec.model_fields))
+    kind = spec.model_fields["kind"].default
+    told = PydanticCustomError("unknown_key", "unknown key; legal for {kind}: {legal}", {"kind": kind, "legal": legal})
+    line = InitErrorDetails(type=told, loc=first["loc"], input=first["input"])
+    return ValidationError.from_exception_data(spec.__name__, [line])
 
 
 __all__ = ["Fraction", "ModuleSpec", "PartSpec", "Positive", "Registry"]

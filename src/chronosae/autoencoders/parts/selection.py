@@ -46,7 +46,7 @@ def compact(
 def smallest_of_largest(rows: Float[Tensor, "n d_sae"], count: int) -> Float[Tensor, ""]:
     """The `count`-th largest positive entry of all (the smallest positive one if fewer are positive; Inf if none is).
 
-    Each row's own largest are enough, as long as no row gives up all that were taken from it.
+    Each row's own largest are enough, as long as no row gives up all that were taken from it and has more to give.
     """
     n, d_sae = rows.shape
     if n == 0:
@@ -55,7 +55,7 @@ def smallest_of_largest(rows: Float[Tensor, "n d_sae"], count: int) -> Float[Ten
     while True:
         largest = rows.topk(taken, dim=-1, sorted=False).values
         chosen = largest.flatten().topk(min(count, largest.numel()), sorted=False).values.amin()
-        if taken == d_sae or not (largest.amin(-1) > chosen).any() or chosen <= 0:
+        if taken == d_sae or not (largest.amin(-1) > chosen.clamp_min(0)).any():
             break
         taken = min(d_sae, 2 * taken)
     if chosen > 0 or torch.isnan(chosen):
