@@ -1,21 +1,24 @@
 """Codes as a linear process with sparse innovations (Song et al. 2025, arXiv 2509.23323).
 
-The paper's objective has no other sparsity than the L1 norm of the innovations, so codes are ReLU by default; any
-activation function fits, such as {kind: topk, k: 32}.
+The paper's objective has no other sparsity than the L1 norm of the innovations, so codes are ReLU by default; with `k`
+they are TopK, and any other activation function fits.
 """
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from chronosae.autoencoders.parts.activations import ReLU
+from chronosae.autoencoders.parts.activations import ReLU, TopK
 from chronosae.autoencoders.parts.lagged import LaggedTerm
 from chronosae.autoencoders.presets.base import PartsOptions, Positive, Preset, assemble
 from chronosae.autoencoders.spec import Normalisation, Spec
 
 
 class LaggedOptions(PartsOptions):
-    """Options of `lagged`; those of TopK matter only with an `activation` that chooses k features."""
+    """Options of `lagged`."""
+
+    k: Positive | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Features active at each token (TopK); null: ReLU, as in the paper."""
 
     lags: Positive = 4
     """Earlier tokens that act on a token."""
@@ -30,12 +33,19 @@ class LaggedOptions(PartsOptions):
     sample_tokens: Positive | None = 256
     """Target tokens a step; null: all."""
 
+    @model_validator(mode="after")
+    def _k_fits(self) -> "LaggedOptions":
+        if self.k is not None and self.k > self.d_sae:
+            raise ValueError(f"k ({self.k}) must be at most d_sae ({self.d_sae})")
+        return self
+
 
 def _make(options: LaggedOptions, d_in: int, normalisation: Normalisation) -> Spec:
     if options.target_l0 is not None and options.target_l0 > options.d_sae:
         raise ValueError(f"target_l0 ({options.target_l0}) must be at most d_sae ({options.d_sae})")
-    if options.target_l0 is not None and options.activation is not None and hasattr(options.activation, "k"):
-        raise ValueError(f"target_l0 has nothing to steer: {options.activation.kind} fixes the active features itself")
+    activation = options.activation or (ReLU() if options.k is None else TopK(k=options.k))
+    if options.target_l0 is not None and hasattr(activation, "k"):
+        raise ValueError(f"target_l0 has nothing to steer: {activation.kind} fixes the active features itself")
     term = LaggedTerm(
         weight=options.alpha,
         beta=options.beta,
@@ -44,7 +54,7 @@ def _make(options: LaggedOptions, d_in: int, normalisation: Normalisation) -> Sp
         entries=options.entries,
         sample_tokens=options.sample_tokens,
     )
-    options = options.model_copy(update={"activation": options.activation or ReLU()})
+    options = options.model_copy(update={"activation": activation})
     return assemble("lagged", options, d_in, normalisation, terms=[term])
 
 
