@@ -58,7 +58,7 @@ class EdgeSet:
         pairs = {(source, target) for source, target, _ in self.triples()}
         return len(pairs) / max(self.d_sae * (self.d_sae - 1), 1)
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, int | float]:
         """How many edges there are: strong (w > 0.1) and candidates (w > 0.05), and the share of pairs declared."""
         strong = self.above(STRONG)
         return {

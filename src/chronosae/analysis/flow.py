@@ -51,7 +51,7 @@ def max_flow(edges: EdgeSet, sources: Sequence[int], sinks: Sequence[int]) -> Fl
     """
     check_ends(edges, sources, sinks)
     best = edges.best_lags()
-    tail, head = np.array(best.source), np.array(best.target)
+    tail, head = best.source.numpy().copy(), best.target.numpy().copy()
     capacity = np.rint(UNITS * best.weight.double().numpy()).astype(np.int64)
     start, end = edges.d_sae, edges.d_sae + 1
     carried, reached = _solve(tail, head, capacity, sources, sinks, start, end)

@@ -83,7 +83,7 @@ def _rearranged(slots: SparseCodes, tokens: Int[Tensor, " n"], order: Int[Tensor
 
 def _offset(document: Int[Tensor, " n"], feature: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
     """A non-negative pseudo-random number of (document, feature, seed)."""
-    x = document * _MIX[0] + feature * _MIX[1] + (seed + 1) * _MIX[2]
+    x = document * _MIX[0] + feature * _MIX[1] + document.new_tensor(seed + 1) * _MIX[2]
     for _ in range(2):
         x = (x ^ (x >> 32)) * _MIX[0]
     return (x >> 20) & (2**40 - 1)
