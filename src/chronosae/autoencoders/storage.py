@@ -22,26 +22,35 @@ WEIGHTS_FILE = "sae_weights.safetensors"
 
 def save(sae: Autoencoder, folder: Path, metadata: dict[str, Any] | None = None) -> None:
     """Write the folder; each file appears whole or not at all. `metadata` (site, subject ...) goes into `cfg.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in sae.state_dict().items()}
-    temporary = folder / (WEIGHTS_FILE + ".tmp")
-    save_file(weights, temporary)
-    temporary.replace(folder / WEIGHTS_FILE)
     cfg = {"format": FORMAT, "architecture": f"chronosae/{sae.cfg.preset}", "spec": sae.cfg.model_dump(mode="json")}
-    cfg["metadata"] = metadata or {}
+    write_folder(folder, cfg | {"metadata": metadata or {}}, sae.state_dict())
+
+
+def write_folder(folder: Path, cfg: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Write both files, each of which appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / (WEIGHTS_FILE + ".tmp")
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, temporary)
+    temporary.replace(folder / WEIGHTS_FILE)
     temporary = folder / (CFG_FILE + ".tmp")
     temporary.write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / CFG_FILE)
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
-    """Read a folder written by `Autoencoder.save`.
+    """Read a folder written by `Autoencoder.save`, or by SAELens (see `autoencoders.saelens`).
 
     Raises:
         UserError: a file is missing, damaged, a pickle in disguise, or doesn't fit the configuration beside it.
     """
+    # That module builds on this one.
+    from chronosae.autoencoders import saelens
+
     folder = Path(folder)
-    cfg = _read_cfg(folder / CFG_FILE)
+    raw = _read_json(folder / CFG_FILE)
+    if saelens.is_saelens(raw):
+        return saelens.read(folder, raw).to(device)
+    cfg = _check_cfg(raw, folder / CFG_FILE)
     spec = validate(Spec, cfg["spec"], where=str(folder / CFG_FILE), prefix="spec")
     weights = read_safetensors(folder / WEIGHTS_FILE)
     # Without storage: no random numbers are drawn and nothing is held twice.
@@ -87,14 +96,33 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: not a readable safetensors file ({kind})") from error
 
 
-def _read_cfg(path: Path) -> dict[str, Any]:
+def read_metadata(folder: Path | str) -> dict[str, Any]:
+    """What an autoencoder's folder says of its training: site, subject, context and more, as far as they are known.
+
+    Raises:
+        UserError: no readable `cfg.json`.
+    """
+    from chronosae.autoencoders import saelens
+
+    path = Path(folder) / CFG_FILE
+    raw = _read_json(path)
+    return saelens.metadata(raw) if saelens.is_saelens(raw) else dict(_check_cfg(raw, path).get("metadata", {}))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         cfg = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path.parent}: no {CFG_FILE} here, so not an autoencoder's folder") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"{path}: not valid JSON") from None
-    if not isinstance(cfg, dict) or "spec" not in cfg:
+    if not isinstance(cfg, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(cfg).__name__}")
+    return cfg
+
+
+def _check_cfg(cfg: dict[str, Any], path: Path) -> dict[str, Any]:
+    if "spec" not in cfg:
         raise UserError(f"{path}: no `spec`; this folder wasn't written by chronosae")
     if cfg.get("format") != FORMAT:
         raise UserError(f"{path}: format {cfg.get('format')}, this version reads format {FORMAT}; upgrade chronosae")

@@ -1,0 +1,191 @@
+"""Folders of SAELens: published autoencoders come in, temporal ones we trained go out.
+
+A SAELens folder has the same two files as ours. `chronosae.load` reads the architectures standard, topk, jumprelu,
+gated and temporal, with the flat keys from before version 6 too; what can't be reproduced exactly is refused. The
+autoencoder that results has the codes and reconstructions that SAELens itself computes, in float32 where theirs are
+narrower.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from chronosae.autoencoders.autoencoder import Autoencoder
+from chronosae.autoencoders.parts.activations import ActivationSpec, Gated, JumpReLU, ReLU, TopK
+from chronosae.autoencoders.parts.bodies import Linear, Predictive
+from chronosae.autoencoders.parts.terms import GateAuxTerm, GateL1Term
+from chronosae.autoencoders.predictive import PredictiveAutoencoder
+from chronosae.autoencoders.saelens_format import OLD_NAMES, PRESETS, SAELensCfg, Weights, read_cfg, read_weights
+from chronosae.autoencoders.spec import Normalisation, Spec
+from chronosae.autoencoders.storage import CFG_FILE, WEIGHTS_FILE, write_folder
+from chronosae.config import UserError
+
+# What we call the entries of `metadata` that a later step reads, and what they are called there.
+METADATA = {"site": "hook_name", "subject": "model_name", "context": "context_size"}
+# The version whose `temporal` folders we write.
+VERSION = "6.54.0"
+
+
+def is_saelens(cfg: dict[str, Any]) -> bool:
+    """`cfg.json` is SAELens': an architecture that isn't ours, or the sizes in flat keys."""
+    architecture = str(cfg.get("architecture", ""))
+    return not architecture.startswith("chronosae/") and (bool(architecture) or {"d_in", "d_sae"} <= cfg.keys())
+
+
+def read(folder: Path, raw: dict[str, Any]) -> Autoencoder:
+    """The autoencoder of a folder whose configuration is `raw`.
+
+    Raises:
+        UserError: an architecture or option that can't be reproduced, or weights that don't fit.
+    """
+    where = str(folder / CFG_FILE)
+    cfg = read_cfg(raw, where)
+    weights = read_weights(cfg, folder / WEIGHTS_FILE)
+    if cfg.architecture == "temporal":
+        spec, state = _temporal(cfg, weights, where)
+    else:
+        spec, state = _static(cfg, weights, where)
+    # Without storage: no random numbers are drawn and nothing is held twice.
+    with torch.device("meta"):
+        sae = spec.body.autoencoder()(spec)
+    dtype = torch.float64 if cfg.dtype == "float64" else torch.float32
+    sae.load_state_dict({name: weight.to(dtype).contiguous() for name, weight in state.items()}, assign=True)
+    return sae
+
+
+def metadata(raw: dict[str, Any]) -> dict[str, Any]:
+    """Their metadata (flat keys before version 6), and what of it we know under our names: site, subject, context."""
+    found = raw.get("metadata") if isinstance(raw.get("metadata"), dict) else None
+    theirs = found or {OLD_NAMES.get(key, key): value for key, value in raw.items()}
+    ours = {name: theirs[their_name] for name, their_name in METADATA.items() if theirs.get(their_name) is not None}
+    return theirs | ours
+
+
+def export_temporal(sae: Autoencoder, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
+    """Write a `tfa` autoencoder as a folder of SAELens' `temporal` architecture, which stock SAELens loads.
+
+    Arguments:
+        metadata: goes into `cfg.json`; site, subject and context also under SAELens' names.
+
+    Raises:
+        ValueError: another body, or novel codes by another function than topk or relu, which the format can't hold.
+    """
+    activation, norm = sae.cfg.activation, sae.cfg.normalisation
+    if not isinstance(sae, PredictiveAutoencoder):
+        raise ValueError(f"SAELens' temporal format holds tfa autoencoders; this is a {sae.cfg.preset}")
+    if not isinstance(activation, TopK | ReLU):
+        raise ValueError(f"SAELens' temporal format knows topk and relu, not {activation.kind}")
+    known = {METADATA[name]: value for name, value in (metadata or {}).items() if name in METADATA}
+    cfg = {
+        "architecture": "temporal",
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": {"dataset": "constant_scalar_rescale", "token": "constant_norm_rescale"}.get(
+            norm.kind, "none"
+        ),
+        "activation_normalization_factor": norm.factor,
+        "reshape_activations": "none",
+        "n_heads": sae.body.n_heads,
+        "n_attn_layers": sae.body.n_attn_layers,
+        "bottleneck_factor": sae.body.bottleneck_factor,
+        "sae_diff_type": activation.kind,
+        "kval_topk": activation.k if isinstance(activation, TopK) else None,
+        "tied_weights": sae.body.tied,
+        "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": None} | (metadata or {}) | known,
+    }
+    weights = {{"W_enc_untied": "W_enc"}.get(name, name): weight for name, weight in sae.state_dict().items()}
+    write_folder(Path(folder), cfg, weights)
+
+
+def _normalisation(cfg: SAELensCfg, where: str) -> Normalisation:
+    """`expected_average_only_in` is a factor that SAELens folds into the weights before it saves them: nothing left."""
+    kind = cfg.normalize_activations
+    if kind in ("none", "expected_average_only_in"):
+        return Normalisation()
+    if kind == "constant_norm_rescale":
+        return Normalisation(kind="token")
+    if kind == "constant_scalar_rescale" and cfg.architecture == "temporal":
+        return Normalisation(kind="dataset", factor=cfg.activation_normalization_factor)
+    raise UserError(
+        f"{where}: normalize_activations {kind!r} can't be reproduced;"
+        " legal: none, expected_average_only_in, constant_norm_rescale"
+    )
+
+
+def _static(cfg: SAELensCfg, weights: Weights, where: str) -> tuple[Spec, Weights]:
+    W_enc, W_dec, b_dec = (weights[name].double() for name in ("W_enc", "W_dec", "b_dec"))
+    bias = weights["b_gate" if cfg.architecture == "gated" else "b_enc"].double()
+    # (x - b_dec) W + (b + b_dec W) = x W + b
+    shift = torch.zeros_like(bias) if cfg.apply_b_dec_to_input else b_dec @ W_enc
+    activation: ActivationSpec = ReLU()
+    state: Weights = {}
+    if cfg.architecture == "topk":
+        activation = TopK(k=cfg.k or 1)
+        if cfg.rescale_acts_by_decoder_norm:
+            # Codes are pre-activations times the norms, which the decoder divides by: the norms move to the encoder.
+            norms = W_dec.norm(dim=1)
+            W_enc, bias, shift, W_dec = W_enc * norms, bias * norms, shift * norms, W_dec / norms.unsqueeze(1)
+    if cfg.architecture == "jumprelu":
+        activation = JumpReLU()
+        # A threshold of zero or less lets every positive pre-activation pass, as the smallest positive number does.
+        threshold = weights["threshold"].double().clamp_min(torch.finfo(torch.float32).tiny)
+        state["activation.log_threshold"] = threshold.log()
+    if cfg.architecture == "gated":
+        activation = Gated()
+        # Their magnitude exp(r) x W + b_mag is exp(r) (x W + b_gate) + ours.
+        gain = weights["r_mag"].double()
+        state["activation.log_gain"] = gain
+        state["activation.b_mag"] = weights["b_mag"].double() - gain.exp() * bias
+    unit = bool(((W_dec.norm(dim=1) - 1).abs() < 1e-4).all())
+    try:
+        spec = Spec(
+            preset=PRESETS[cfg.architecture],
+            d_in=cfg.d_in,
+            d_sae=cfg.d_sae,
+            normalisation=_normalisation(cfg, where),
+            body=Linear(),
+            activation=activation,
+            decoder="unit_norm" if unit else "free",
+            terms=[GateL1Term(), GateAuxTerm()] if cfg.architecture == "gated" else [],
+        )
+    except ValidationError as error:
+        raise _one_line(error, where) from None
+    return spec, state | {"W_enc": W_enc, "W_dec": W_dec, "b_enc": bias + shift, "b_dec": b_dec}
+
+
+def _temporal(cfg: SAELensCfg, weights: Weights, where: str) -> tuple[Spec, Weights]:
+    state = {{"W_enc": "W_enc_untied"}.get(name, name): weight for name, weight in weights.items()}
+    if not cfg.apply_b_dec_to_input:
+        if not cfg.tied_weights:
+            raise UserError(f"{where}: untied temporal weights with apply_b_dec_to_input false can't be reproduced")
+        # Then SAELens adds it to no output either.
+        state["b_dec"] = torch.zeros_like(state["b_dec"])
+    topk = cfg.sae_diff_type == "topk" and cfg.kval_topk is not None
+    try:
+        spec = Spec(
+            preset=PRESETS[cfg.architecture],
+            d_in=cfg.d_in,
+            d_sae=cfg.d_sae,
+            normalisation=_normalisation(cfg, where),
+            body=Predictive(
+                n_heads=cfg.n_heads,
+                n_attn_layers=cfg.n_attn_layers,
+                bottleneck_factor=cfg.bottleneck_factor,
+                tied=cfg.tied_weights,
+            ),
+            activation=TopK(k=cfg.kval_topk or 1) if topk else ReLU(),
+            decoder="free",
+        )
+    except ValidationError as error:
+        raise _one_line(error, where) from None
+    return spec, state
+
+
+def _one_line(error: ValidationError, where: str) -> UserError:
+    first = error.errors(include_url=False)[0]
+    return UserError(f"{where}: {first.get('ctx', {}).get('error', first['msg'])}")
