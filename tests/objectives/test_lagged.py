@@ -160,6 +160,7 @@ def test_m_stays_strictly_lower_triangular_and_steps_leave_no_graph() -> None:
     spec = lagged.PRESET.make(lagged.PRESET.options(d_sae=16, beta=1e-3), 8, Normalisation())  # type: ignore[call-arg]
     sae = build_from_spec(spec)
     head = sae.heads["lagged"]
+    assert isinstance(head, DenseLaggedHead)
     optimizer = torch.optim.AdamW(sae.parameters(), lr=0.01)
     for step in range(4):
         forward = sae.training_pass(torch.randn(2, 16, 8), torch.ones(2, 16, dtype=torch.bool))
@@ -281,8 +282,8 @@ def test_innovations_of_a_new_head_are_the_codes() -> None:
 
 
 def test_a_target_l0_and_a_fixed_number_of_features_exclude_each_other() -> None:
-    options = lagged.PRESET.options(d_sae=32, target_l0=4, activation={"kind": "topk", "k": 4})  # type: ignore[call-arg]
-    for options in (options, lagged.PRESET.options(d_sae=32, target_l0=4, k=4)):  # type: ignore[call-arg]
+    for fixed in ({"k": 4}, {"activation": {"kind": "topk", "k": 4}}):
+        options = lagged.PRESET.options(d_sae=32, target_l0=4, **fixed)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="nothing to steer"):
             lagged.PRESET.make(options, 8, Normalisation())
 

@@ -17,6 +17,7 @@ from chronosae.autoencoders.parts.relations import (
     EMPTY,
     CausalPredictionTerm,
     CorrelationTerm,
+    CorrelationWatcher,
     PredictionHead,
 )
 from chronosae.autoencoders.presets import causal
@@ -106,7 +107,7 @@ def pairs_of_tokens(mask: Tensor, docs: Tensor) -> list[tuple[int, int, int]]:
 def dense_prediction(head: PredictionHead, z: Tensor, mask: Tensor, docs: Tensor) -> Tensor:
     """DESIGN's formula as written, over all features and unmasked tokens."""
     y, W = z / head.mean_square.sqrt(), full_weights(head)
-    logits = dict.fromkeys(map(tuple, mask.nonzero().tolist()), head.b)
+    logits: dict[tuple[int, ...], Tensor] = dict.fromkeys(map(tuple, mask.nonzero().tolist()), head.b)
     for row, t, lag in pairs_of_tokens(mask, docs):
         logits[row, t] = logits[row, t] + W[lag - 1] @ y[row, t - lag]
     if not logits:
@@ -146,8 +147,7 @@ def test_with_every_negative_the_loss_and_its_gradient_are_those_of_full_logisti
     fast = prediction_error(head, given_codes, mask, docs, EveryFeature(0, seed), negatives=7, sample_tokens=None)
     slow = dense_prediction(head, codes.dense(), mask, docs)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
-    parameters = list(head.parameters())
-    assert_same_gradients(fast, slow, parameters, rtol=1e-9, atol=1e-9)
+    assert_same_gradients(fast, slow, [*head.parameters()], rtol=1e-9, atol=1e-9)
 
 
 def test_sampled_tokens_and_negatives_give_the_full_loss_and_gradient_on_average() -> None:
@@ -405,8 +405,9 @@ def test_heads_move_save_load_and_are_built_without_storage(tmp_path) -> None:
 def test_steps_in_a_row_leave_no_graph_and_the_tracker_feeds_the_head() -> None:
     sae = build_from_spec(spec(correlation_weight=0.1))
     terms = [term.model_copy(update={"refresh_every": 2}) if i == 0 else term for i, term in enumerate(sae.cfg.terms)]
-    tracker = sae.cfg.trackers[0].make(sae.d_sae)
-    head = sae.heads["causal_prediction"]
+    watcher, head = sae.cfg.trackers[0], sae.heads["causal_prediction"]
+    assert isinstance(watcher, CorrelationWatcher) and isinstance(head, PredictionHead)
+    tracker = watcher.make(sae.d_sae)
     mask, docs = documents(4, 32, 0, 0.1)
     optimizer = torch.optim.SGD(sae.parameters(), lr=0.1)
     for step in range(4):

@@ -115,18 +115,32 @@ class Hits(NamedTuple):
 
 
 def candidate_hits(head: PredictionHead, seen: History, targets: Int[Tensor, "n q"]) -> Hits:
-    """Look every entry of every target up in the token's past: O(n q m log(w k))."""
+    """Look every entry of every target up in the token's past: O(n q m), of which few pass a table of hashes."""
     F, m = head.source.shape
-    w, k = seen.past_features.shape[1:]
-    lags = torch.arange(w, device=targets.device).unsqueeze(-1)
-    keys = torch.where(seen.past_values != 0, lags * F + seen.past_features, w * F).flatten(1)
-    keys, order = keys.sort(dim=1)
-    entry_keys = torch.where(head.source == EMPTY, EMPTY, (head.lag - 1) * F + head.source)
-    wanted = entry_keys[targets].flatten(1)
-    at = torch.searchsorted(keys, wanted).clamp_(max=w * k - 1)
-    token, flat = (keys.gather(1, at) == wanted).nonzero(as_tuple=True)
+    n, w, k = seen.past_features.shape
+    active = (seen.past_values != 0).flatten(1)
+    keys = (torch.arange(w, device=targets.device).unsqueeze(-1) * F + seen.past_features).flatten(1)
+    entry_keys = (head.lag - 1) * F + head.source
+    # Column `size` takes what didn't fire; the one after it, which stays False, is where free entries look.
+    size = 1 << (16 * w * k - 1).bit_length()
+    fired = torch.zeros(n, size + 2, dtype=torch.bool, device=targets.device)
+    fired.scatter_(1, torch.where(active, _hash(keys, size), size), True)
+    look = torch.where(head.source == EMPTY, size + 1, _hash(entry_keys, size))
+    token, flat = fired.gather(1, look[targets].flatten(1)).nonzero(as_tuple=True)
     column, entry = flat // m, flat % m
-    return Hits(token, column, targets[token, column], entry, order[token, at[token, flat]])
+    target = targets[token, column]
+
+    at, place = active.nonzero(as_tuple=True)
+    ordered, order = (at * (w * F) + keys[at, place]).sort()
+    wanted = token * (w * F) + entry_keys[target, entry]
+    found = torch.searchsorted(ordered, wanted).clamp_(max=max(len(ordered) - 1, 0))
+    hit = ordered[found] == wanted
+    return Hits(token[hit], column[hit], target[hit], entry[hit], place[order[found[hit]]])
+
+
+def _hash(keys: Int[Tensor, "*n"], size: int) -> Int[Tensor, "*n"]:
+    """Keys spread over 0..size - 1, `size` a power of two."""
+    return (keys * 0x9E3779B1 >> 15) & (size - 1)
 
 
 def sampled_history(
