@@ -11,7 +11,7 @@ from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Draws, Pass
 from chronosae.autoencoders.parts.terms import SteeredTerm
 from chronosae.config import TrainingConfig
-from chronosae.objectives import StepContext, masked_mean, reconstruction_error, term_value
+from chronosae.objectives import StepContext, masked_mean, reconstruction_error, term_value, watch
 from chronosae.training.dead import DeadFeatures
 from chronosae.training.resample import resample
 from chronosae.training.schedule import cosine_multiplier, lr_multiplier
@@ -59,6 +59,10 @@ class Trainee:
         self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
         self.dead = DeadFeatures(sae.d_sae, cfg.dead_after_tokens, device)
         self.penalties = {t.kind: PenaltyWeight(t, steps) for t in sae.cfg.terms if isinstance(t, SteeredTerm)}
+        self.trackers: dict[str, Any] = {
+            spec.kind: spec.make(sae.d_sae, seed=seed, device=device) for spec in sae.cfg.trackers
+        }
+        """What watches the training, by kind."""
         self._loss_sum = torch.zeros((), device=device)
         self._l0_sum = torch.zeros((), device=device)
         self._since_log = 0
@@ -72,7 +76,8 @@ class Trainee:
             forward = self.sae.training_pass(
                 batch.acts, batch.mask, positions=batch.positions, doc_ids=batch.doc_ids, draws=draws
             )
-        loss = self._loss(forward, draws)
+        context = StepContext(self.sae, forward, self.dead.dead(), draws, self.trackers)
+        loss = self._loss(context)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.sae.project_decoder_gradient()
@@ -86,6 +91,8 @@ class Trainee:
         self.optimizer.step()
         self.sae.constrain_decoder()
         self._account(forward, loss, grad_norm)
+        for spec in self.sae.cfg.trackers:
+            watch(spec, context)
         self._resample(forward)
         self.step_number += 1
 
@@ -113,6 +120,7 @@ class Trainee:
             "normalisation": self.sae.cfg.normalisation.model_dump(),
             "optimizer": self.optimizer.state_dict(),
             "since_fired": self.dead.since_fired,
+            "trackers": {kind: tracker.state_dict() for kind, tracker in self.trackers.items()},
             "penalties": {kind: penalty.state_dict() for kind, penalty in self.penalties.items()},
             "step_number": self.step_number,
             "stopped": self.stopped,
@@ -124,6 +132,8 @@ class Trainee:
         self.sae.load_state_dict(state["sae"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.dead.since_fired.copy_(state["since_fired"])
+        for kind, tracker in self.trackers.items():
+            tracker.load_state_dict(state["trackers"][kind])
         for kind, penalty in self.penalties.items():
             penalty.load_state_dict(state["penalties"][kind])
         self.step_number, self.stopped = state["step_number"], state["stopped"]
@@ -131,9 +141,8 @@ class Trainee:
         self._l0_sum.copy_(state["window"]["l0"])
         self._since_log = state["window"]["n"]
 
-    def _loss(self, forward: Pass, draws: Draws) -> Tensor:
-        loss = self.sae.cfg.reconstruction_weight * reconstruction_error(forward)
-        step = StepContext(self.sae, forward, self.dead.dead(), draws)
+    def _loss(self, step: StepContext) -> Tensor:
+        loss = self.sae.cfg.reconstruction_weight * reconstruction_error(step.forward)
         for term in self.sae.cfg.terms:
             value = term_value(term, step)
             if value is not None:

@@ -8,10 +8,12 @@ from pydantic import ValidationError
 from chronosae.autoencoders.autoencoder import Autoencoder
 from chronosae.autoencoders.presets import (
     batch_topk,
+    causal,
     chrono,
     consistency,
     gated,
     jump_relu,
+    lagged,
     matryoshka,
     multiscale,
     positional,
@@ -37,6 +39,8 @@ _MODULES = (
     winner_take_all,
     multiscale,
     consistency,
+    causal,
+    lagged,
     positional,
     tsae,
     tfa,
