@@ -82,9 +82,11 @@ class Candidates(TensorState):
 
         An entry packs z (as the bits of a positive float32, which order like the number) above source and lag.
         """
-        count, expected = sketch.estimate(triples)
-        z = surprise(count, expected).float()
-        keep = (count >= MIN_COUNT) & (z > worst[triples.target].clamp(min=0))
+        count = sketch.count(triples)
+        often = (count >= MIN_COUNT) & (triples.source != triples.target)
+        triples, count = triples[often], count[often]
+        z = surprise(count, sketch.expected(triples)).float()
+        keep = z > worst[triples.target].clamp(min=0)
         triples, z = triples[keep], z[keep]
         held = (self.source[triples.target] == triples.source[:, None]) & (
             self.lag[triples.target] == triples.lag[:, None]
@@ -103,8 +105,8 @@ class Candidates(TensorState):
         code = packed.clamp(min=0) & 0xFFFFFFFF
         source, lag = code // sketch.window, code % sketch.window + 1
         target = rows[:, None].expand_as(source)
-        prior = sketch.estimate(Triples(target.flatten(), source.flatten(), lag.flatten()))
-        count, expected = (each.view_as(source).float() for each in prior)
+        entrants = Triples(target.flatten(), source.flatten(), lag.flatten())
+        count, expected = (each(entrants).view_as(source).float() for each in (sketch.count, sketch.expected))
         z = surprise(count.double(), expected.double()).masked_fill(packed < 0, -torch.inf)
         entering = {
             "source": torch.where(packed < 0, EMPTY, source),

@@ -148,13 +148,15 @@ class TemporalCorrelationTracker(TensorState):
             self.candidates.interaction_step.masked_fill_(pairs > 0, step)
 
     def _screen(self, seen: History) -> None:
-        for piece in self._pieces(seen):
-            self.sketch.add(piece, co_activations(piece))
-        everyone = torch.arange(self.d_sae, device=seen.valid.device)
-        worst = self.candidates.surprise(self.marginals, everyone).amin(1)
+        targets = seen.features[seen.values != 0].unique()
+        worst = torch.full((self.d_sae,), torch.inf, dtype=torch.float64, device=seen.valid.device)
+        worst[targets] = self.candidates.surprise(self.marginals, targets).amin(1).double()
         best = torch.full((self.d_sae, CHALLENGERS), -1, dtype=torch.int64, device=seen.valid.device)
         for piece in self._pieces(seen):
-            self.candidates.challenge(best, co_activations(piece), self.sketch, worst)
+            triples = co_activations(piece)
+            self.sketch.add(piece, triples)
+            # A triple's last occurrence is judged by all of them, so one pass is enough.
+            self.candidates.challenge(best, triples, self.sketch, worst)
         self.candidates.admit(best, self.marginals, self.sketch)
         self.sketch.forget()
 

@@ -31,12 +31,11 @@ class Triples:
 
 
 def co_activations(seen: History) -> Triples:
-    """Every triple of the given targets, one entry an occurrence; a feature with itself is left out."""
+    """Every triple of the given targets, one entry an occurrence, a feature with itself included."""
     token, lag, past, now = torch.nonzero(
         (seen.past_values != 0)[..., None] & (seen.values != 0)[:, None, None, :], as_tuple=True
     )
-    target, source = seen.features[token, now], seen.past_features[token, lag, past]
-    return Triples(target, source, lag + 1)[target != source]
+    return Triples(seen.features[token, now], seen.past_features[token, lag, past], lag + 1)
 
 
 class TripleSketch(TensorState):
@@ -82,16 +81,16 @@ class TripleSketch(TensorState):
         """Mean count of a cell."""
         return float(self.total) / self.counts.shape[1]
 
-    def estimate(self, triples: Triples) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Count, and the count expected of independent features, over the same tokens."""
+    def count(self, triples: Triples) -> Float[Tensor, " n"]:
+        """Estimated occurrences."""
         rows = [row[cell] for row, cell in zip(self.counts, self._cells(triples), strict=True)]
-        count = torch.stack(rows).amin(0).double()
-        if not self.exact:
-            count = (count - self.load()).clamp(min=0)
-        expected = self.marginals.source[triples.lag - 1, triples.source] * self.marginals.rate(
-            triples.target, triples.lag
-        )
-        return count, expected
+        count = torch.stack(rows).amin(0)
+        return count if self.exact else (count - self.load()).clamp(min=0)
+
+    def expected(self, triples: Triples) -> Float[Tensor, " n"]:
+        """Occurrences that independent features would have had on the same tokens."""
+        fired = self.marginals.source[triples.lag - 1, triples.source]
+        return fired * self.marginals.rate(triples.target, triples.lag)
 
     def _cells(self, triples: Triples) -> list[Int[Tensor, " n"]]:
         key = (triples.target * self.window + triples.lag - 1) * self.d_sae + triples.source
