@@ -2,16 +2,17 @@
 
 from chronosae.planted.spec import EdgeGroup, FeatureGroup, PlantedSpec
 
-_RATE = 9 / 192  # nine of 192 features fire at a token
+_RATE = 7 / 192  # seven of 192 features fire at a token
+_POS = 64
 
 
 def _small(*groups: FeatureGroup, edges: tuple[EdgeGroup, ...] = ()) -> PlantedSpec:
     """192 features in 48 dimensions: enough interference that one token alone does not tell which features fired."""
-    return PlantedSpec(d_in=48, groups=groups, edges=edges)
+    return PlantedSpec(d_in=48, groups=groups, edges=edges, pos=_POS)
 
 
 def _persistent(n: int) -> FeatureGroup:
-    return FeatureGroup(kind="persistent", n=n, rate=_RATE, rho=0.85, magnitude_rho=0.95)
+    return FeatureGroup(kind="persistent", n=n, rate=_RATE, rho=0.95, magnitude_rho=0.99)
 
 
 def _iid(n: int) -> FeatureGroup:

@@ -1,7 +1,7 @@
 """Train an autoencoder on planted data and score it against the truth: what every claim about a mechanism rests on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,10 +9,16 @@ from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder, Codes, Normalisation, build_from_spec, make_spec, read_options
 from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.parts.corruptions import CorruptionSpec
+from chronosae.autoencoders.parts.corruptions import CORRUPTIONS, CorruptionSpec
+from chronosae.autoencoders.predictive import PredictiveCodes
 from chronosae.config import TrainingConfig
+from chronosae.objectives.nested import prefix_size
 from chronosae.planted.generate import Planted, generate
-from chronosae.planted.scores import lag1_autocorrelation, match, mcc, support_f1
+from chronosae.planted.mechanisms import NOISE, Arm
+from chronosae.planted.presets import PLANTED
+from chronosae.planted.scores import lag1_autocorrelation, match, mcc, position_mass, position_weights, support_f1
+from chronosae.planted.scores.matching import Matching
+from chronosae.planted.scores.smoothness import lipschitz
 from chronosae.planted.spec import PlantedSpec
 from chronosae.planted.stream import HELDOUT_FIRST, PlantedStream, Shuffle, token_order
 from chronosae.training import Trainee, Trainer
@@ -22,10 +28,10 @@ from chronosae.training import Trainee, Trainer
 class Recipe:
     """How an autoencoder is trained on planted data; the same for everything that is compared."""
 
-    steps: int = 1500
-    batch_sequences: int = 8
+    steps: int = 1000
+    batch_sequences: int = 16
     pool_sequences: int = 2048
-    lr: float = 3e-3
+    lr: float = 5e-3
     shuffle: Shuffle = "none"
 
 
@@ -44,6 +50,14 @@ class Scores:
     mcc: float
     autocorrelation: float
     """Mean lag-1 autocorrelation of the codes."""
+    nmse: float
+    """1 - fve."""
+    smoothness: float
+    """`lipschitz` of the first fifth of the features: the high-level group of T-SAE."""
+    position_mass: float | None
+    """Mass of the codes of position-dependent features at their planted positions; None where there are none."""
+    novel_l0: float
+    """L0 of what the past doesn't predict (TFA); elsewhere L0."""
 
 
 def train(
@@ -84,20 +98,47 @@ def score(
     codes = sae.encode(data.acts, data.mask, doc_ids=data.doc_ids)
     matching = match(sae.W_dec, data.dictionary)
     fve_corrupted = f1_corrupted = None
+    fve, l0 = _fve(sae, codes, data), float(codes.l0()[data.mask].double().mean())
     if corruption is not None:
         noisy = _corrupted(sae, data, corruption)
         noisy_codes = sae.encode(noisy, data.mask, doc_ids=data.doc_ids)
         fve_corrupted = _fve(sae, noisy_codes, data)
         f1_corrupted = support_f1(noisy_codes, data.codes, matching, features).f1
     return Scores(
-        fve=_fve(sae, codes, data),
+        fve=fve,
         fve_corrupted=fve_corrupted,
-        l0=float(codes.l0()[data.mask].double().mean()),
+        l0=l0,
         f1=support_f1(codes, data.codes, matching, features).f1,
         f1_corrupted=f1_corrupted,
         mcc=mcc(matching),
         autocorrelation=lag1_autocorrelation(codes, data.mask, data.doc_ids).mean,
+        nmse=1 - fve,
+        smoothness=lipschitz(codes, data.acts, data.mask, prefix_size(0.2, sae.d_sae)),
+        position_mass=_position_mass(sae, codes, data, matching),
+        novel_l0=_novel_l0(codes, data) or l0,
     )
+
+
+def run_arm(arm: Arm, *, seed: int, recipe: Recipe, heldout_sequences: int = 256) -> Scores:
+    """Train and score one arm of `mechanisms`."""
+    spec = PLANTED[arm.data]
+    sae = train(spec, arm.preset, arm.all_options(), seed=seed, recipe=replace(recipe, shuffle=arm.shuffle))
+    data = heldout(spec, heldout_sequences, seed, arm.shuffle)
+    kind = arm.support_of()
+    corruption = CORRUPTIONS.read(NOISE) if arm.noisy else None
+    return score(sae, data, data.features(kind) if kind else None, corruption)
+
+
+def _position_mass(sae: Autoencoder, codes: Codes, data: Planted, matching: Matching) -> float | None:
+    banded = (~data.profile.all(1)).nonzero().squeeze(1)
+    if not len(banded):
+        return None
+    weights = position_weights(codes, data.positions, data.profile.shape[1], data.mask)
+    return position_mass(weights, matching, data.profile, banded)
+
+
+def _novel_l0(codes: Codes, data: Planted) -> float | None:
+    return float(codes.novel_l0()[data.mask].double().mean()) if isinstance(codes, PredictiveCodes) else None
 
 
 def _corrupted(sae: Autoencoder, data: Planted, corruption: CorruptionSpec) -> Tensor:

@@ -1,0 +1,112 @@
+"""Trains every arm of `chronosae.planted.mechanisms` and judges every claim.
+
+python benchmarks/mechanisms.py [--out results/planted/mechanisms.json] [--seeds 5] [--steps 1000] [--only multiscale]
+
+Arms already in the results file at the same recipe are kept, so an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/planted/mechanisms.json"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", nargs="*", choices=list(CLAIMS), help="mechanisms; all by default")
+    parser.add_argument("--json", action="store_true", help="print the judged claims as one JSON object")
+    args = parser.parse_args()
+    chosen = args.only or list(CLAIMS)
+    arms = [*dict.fromkeys(arm for mechanism in chosen for arm in arms_of(mechanism))]
+    if not args.only:
+        arms = list(ARMS)
+    results = _load(args.out, args.steps)
+    jobs = [
+        (arm, seed) for seed in range(args.seeds) for arm in arms if str(seed) not in results["scores"].get(arm, {})
+    ]
+    with ProcessPoolExecutor(args.workers) as pool:
+        futures = {pool.submit(_run, arm, seed, args.steps): (arm, seed) for arm, seed in jobs}
+        for done, future in enumerate(as_completed(futures), 1):
+            arm, seed = futures[future]
+            results["scores"].setdefault(arm, {})[str(seed)] = future.result()
+            _save(results, args.out)
+            print(f"{done}/{len(jobs)} {arm}, seed {seed}: FVE {future.result()['fve']:.4f}", file=sys.stderr)
+    results["claims"] = judge(results["scores"])
+    _save(results, args.out)
+    print(json.dumps(results["claims"]) if args.json else _table(results["claims"]))
+
+
+def judge(scores: dict[str, dict[str, dict[str, float | None]]]) -> dict[str, list[dict[str, Any]]]:
+    """Every claim whose arms are there: its value for each seed, and whether all are within bounds."""
+    judged: dict[str, list[dict[str, Any]]] = {}
+    for mechanism, claims in CLAIMS.items():
+        for claim in claims:
+            arms = [arm for arm in (claim.arm, claim.than) if arm]
+            if any(arm not in scores for arm in arms):
+                continue
+            seeds = sorted(set.intersection(*(set(scores[arm]) for arm in arms)), key=int)
+            values = [claim.value({arm: scores[arm][seed] for arm in arms}) for seed in seeds]
+            held = all(claim.holds(value) for value in values)
+            judged.setdefault(mechanism, []).append(
+                {"claim": claim.text, "metric": claim.metric, "values": values, "holds": held}
+            )
+    return judged
+
+
+def _run(arm: str, seed: int, steps: int) -> dict[str, float | None]:
+    import torch
+
+    from chronosae.planted.study import Recipe, run_arm
+
+    torch.set_num_threads(1)
+    return asdict(run_arm(ARMS[arm], seed=seed, recipe=Recipe(steps=steps)))
+
+
+def _load(path: Path, steps: int) -> dict[str, Any]:
+    if path.is_file():
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["steps"] == steps:
+            return results
+    import torch
+
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU used"
+    about = {"commit": commit, "torch": torch.__version__, "python": platform.python_version(), "machine": machine}
+    return {"about": about, "steps": steps, "scores": {}, "claims": {}}
+
+
+def _save(results: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _table(claims: dict[str, list[dict[str, Any]]]) -> str:
+    lines = []
+    for mechanism, judged in claims.items():
+        for claim in judged:
+            values = " ".join(f"{value:+.4f}" for value in claim["values"])
+            lines.append(
+                f"{'holds' if claim['holds'] else 'FAILS'}  {mechanism}: {claim['claim']} ({claim['metric']}): {values}"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

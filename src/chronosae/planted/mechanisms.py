@@ -1,0 +1,169 @@
+"""Does each mechanism work where it should, and its control not? The comparisons, as data.
+
+An arm is one autoencoder trained on one planted data set; a claim compares the scores of arms, seed by seed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from chronosae.planted.presets import PLANTED
+from chronosae.planted.stream import Shuffle
+
+K = 7
+"""Features active at each token of the small planted sets, on average; every arm gets as many."""
+NOISE = {"kind": "gaussian", "level": 0.3}
+_INPUT = {"placement": "input", "cosine_weight": 0.0}
+_GROUPS = {"split": [0.2, 0.8], "group_weights": [0.2, 0.8]}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One autoencoder on one data set."""
+
+    data: str
+    preset: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shuffle: Shuffle = "none"
+    noisy: bool = False
+    """Trained on, and also scored on, inputs with Gaussian noise of level 0.3; targets are clean."""
+
+    def all_options(self) -> dict[str, Any]:
+        """The options, `k` and the corruption among them."""
+        noise = {"corruption": NOISE} if self.noisy else {}
+        return {"k": K, **noise, **self.options}
+
+    def support_of(self) -> str | None:
+        """The kind of planted feature whose support counts; None is all."""
+        return self.data if self.data in PLANTED[self.data].kinds else None
+
+
+def _twins(name: str, data: str, preset: str, options: Mapping[str, Any], *, noisy: bool = False) -> dict[str, Arm]:
+    """An arm and its controls with shuffled tokens."""
+    shuffles: dict[str, Shuffle] = {"": "none", " (shuffled within)": "within", " (shuffled)": "all"}
+    return {name + suffix: Arm(data, preset, options, shuffle, noisy) for suffix, shuffle in shuffles.items()}
+
+
+ARMS: dict[str, Arm] = {
+    **_twins("topk", "persistent", "topk", {}),
+    **_twins("feature", "persistent", "multiscale", {"cosine_weight": 0.0}),
+    **_twins("topk, noise", "persistent", "topk", {}, noisy=True),
+    **_twins("feature, noise", "persistent", "multiscale", {"cosine_weight": 0.0}, noisy=True),
+    **_twins("input, noise", "persistent", "multiscale", _INPUT, noisy=True),
+    **_twins("input kernel 1, noise", "persistent", "multiscale", {**_INPUT, "kernel_size": 1}, noisy=True),
+    "input": Arm("persistent", "multiscale", {**_INPUT, "denoise": False}),
+    "feature + consistency": Arm("persistent", "chrono", {"consistency_weight": 0.2}),
+    "topk + consistency": Arm("persistent", "consistency", {"consistency_weight": 0.2}),
+    "chrono": Arm("persistent", "chrono"),
+    "batch_topk": Arm("persistent", "batch_topk"),
+    "matryoshka": Arm("persistent", "matryoshka"),
+    "tsae": Arm("persistent", "tsae"),
+    "tsae (paper)": Arm("persistent", "tsae", {"form": "paper"}),
+    "matryoshka of two": Arm("persistent", "matryoshka", _GROUPS),
+    "tfa": Arm("persistent", "tfa"),
+    "tfa (shuffled)": Arm("persistent", "tfa", shuffle="all"),
+    "batch_topk (shuffled)": Arm("persistent", "batch_topk", shuffle="all"),
+    **_twins("lagged topk, noise", "lagged", "topk", {}, noisy=True),
+    **_twins("lagged input, noise", "lagged", "multiscale", _INPUT, noisy=True),
+    **_twins("lagged input kernel 1, noise", "lagged", "multiscale", {**_INPUT, "kernel_size": 1}, noisy=True),
+    "iid topk": Arm("iid", "topk"),
+    "iid chrono": Arm("iid", "chrono"),
+    "positional topk": Arm("positional", "topk"),
+    "positional soft": Arm("positional", "positional", {"mask": "soft", "context": 64}),
+    "positional importance": Arm("positional", "positional", {"mask": "importance", "context": 64}),
+    "positional hard": Arm("positional", "positional", {"mask": "hard", "context": 64}),
+    "positional slices": Arm("positional", "positional", {"mask": "slices", "context": 64}),
+}
+
+Metric = Literal["fve", "fve_corrupted", "f1", "f1_corrupted", "smoothness", "position_mass", "nmse"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`metric` of `arm` minus that of `than` is at least `least` and at most `most`, for every seed."""
+
+    text: str
+    metric: Metric
+    arm: str
+    than: str | None
+    least: float = float("-inf")
+    most: float = float("inf")
+    relative: bool = False
+    """The difference as a share of what `than` has."""
+
+    def value(self, scores: Mapping[str, Mapping[str, float | None]]) -> float:
+        """What is judged, from the scores of one seed."""
+        have, other = scores[self.arm][self.metric], scores[self.than][self.metric] if self.than else 0.0
+        assert have is not None and other is not None
+        return (have - other) / other if self.relative else have - other
+
+    def holds(self, value: float) -> bool:
+        """The value is within bounds."""
+        return self.least <= value <= self.most
+
+
+def _gains(text: str, arm: str, than: str, least: float, *, metric: Metric = "fve") -> list[Claim]:
+    """A gain, and that it goes when tokens are shuffled over the whole data set."""
+    return [
+        Claim(text, metric, arm, than, least=least),
+        Claim(f"{text}; gone when tokens are shuffled", metric, f"{arm} (shuffled)", f"{than} (shuffled)", most=0.01),
+    ]
+
+
+CLAIMS: dict[str, list[Claim]] = {
+    "multiscale": [
+        *_gains("feature kernels gain FVE", "feature", "topk", 0.015),
+        *_gains("feature kernels gain support F1", "feature", "topk", 0.03, metric="f1"),
+        *_gains("feature kernels gain more under noise", "feature, noise", "topk, noise", 0.03, metric="fve_corrupted"),
+        *_gains("input mixing gains under noise", "input, noise", "topk, noise", 0.02, metric="fve_corrupted"),
+        *_gains(
+            "the gain is time's, not the projection's",
+            "input, noise",
+            "input kernel 1, noise",
+            0.02,
+            metric="fve_corrupted",
+        ),
+        *_gains(
+            "input mixing gains on lagged features",
+            "lagged input, noise",
+            "lagged topk, noise",
+            0.02,
+            metric="fve_corrupted",
+        ),
+        *_gains(
+            "that gain is time's too",
+            "lagged input, noise",
+            "lagged input kernel 1, noise",
+            0.02,
+            metric="fve_corrupted",
+        ),
+        Claim("without noise, input mixing gains nothing", "fve", "input", "topk", most=0.01),
+    ],
+    "consistency": [
+        Claim("consistency gains support F1", "f1", "feature + consistency", "feature", least=0.02),
+        Claim("at little cost", "fve", "feature + consistency", "feature", least=-0.02, relative=True),
+    ],
+    "chrono": [
+        *[
+            Claim(f"chrono beats {other} in {metric}", metric, "chrono", other, least=0.0)
+            for other in ("topk", "batch_topk", "matryoshka", "tsae")
+            for metric in ("fve", "f1")
+        ],
+        Claim("without persistence it equals TopK", "fve", "iid chrono", "iid topk", -0.01, 0.01, relative=True),
+    ],
+    "positional": [
+        Claim("the soft mask finds planted positions", "position_mass", "positional soft", None, least=0.9),
+        Claim("so does the importance mask", "position_mass", "positional importance", None, least=0.9),
+    ],
+    "tsae": [
+        Claim("T-SAE's high-level codes are smoother", "smoothness", "tsae", "matryoshka of two", most=0.0),
+        Claim("at little cost", "fve", "tsae", "matryoshka of two", -0.02, relative=True),
+    ],
+    "tfa": [Claim("TFA reconstructs better at equal novel L0", "nmse", "tfa", "batch_topk", most=0.0)],
+}
+
+
+def arms_of(mechanism: str) -> list[str]:
+    """The arms that a mechanism's claims need."""
+    names = [name for claim in CLAIMS[mechanism] for name in (claim.than, claim.arm) if name]
+    return list(dict.fromkeys(names))
