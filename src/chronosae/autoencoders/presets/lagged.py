@@ -24,8 +24,8 @@ class LaggedOptions(PartsOptions):
     """Earlier tokens that act on a token."""
     alpha: Annotated[float, Field(gt=0)] = 1.0
     """Weight of the L1 norm of the innovations; the start value when `target_l0` is set."""
-    beta: Annotated[float, Field(ge=0)] = 1e-3
-    """Weight of the L1 norms of B and M."""
+    beta: Annotated[float, Field(ge=0)] = 1e-2
+    """Weight of the L1 norms of B and M; too small, and M explains codes by one another while they grow dense."""
     target_l0: Annotated[float, Field(gt=0)] | None = None
     """Steer alpha (beta with it) until this many features are active a token."""
     entries: Positive = 32
