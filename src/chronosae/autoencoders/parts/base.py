@@ -62,10 +62,11 @@ class Registry(Generic[P]):
             return value
         legal = ", ".join(self.kinds)
         if not isinstance(value, dict):
-            raise ValueError(f"a {self.slot} is a mapping with `kind` (one of {legal})")
-        if value.get("kind") not in self.kinds:
-            raise ValueError(f"unknown {self.slot} kind {value.get('kind')!r}; legal: {legal}")
-        spec = self.kinds[value["kind"]]
+            raise ValueError(f"expected a mapping with `kind` (one of {legal}), got {value!r}")
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in self.kinds:
+            raise ValueError(f"unknown {self.slot} kind {kind!r}; legal: {legal}")
+        spec = self.kinds[kind]
         try:
             return spec.model_validate(value)
         except ValidationError as error:
@@ -78,9 +79,10 @@ class Registry(Generic[P]):
 
 def _name_legal_keys(spec: type[PartSpec], error: ValidationError) -> ValidationError:
     """The same error, but an unknown key is told the keys of this kind: from outside, only the base's can be seen."""
-    first = error.errors(include_url=False)[0]
-    if first["type"] != "extra_forbidden":
+    unknown = [line for line in error.errors(include_url=False) if line["type"] == "extra_forbidden"]
+    if not unknown:
         return error
+    first = unknown[0]
     legal = ", ".join(sorted(spec.model_fields))
     kind = spec.model_fields["kind"].default
     told = PydanticCustomError("unknown_key", "unknown key; legal for {kind}: {legal}", {"kind": kind, "legal": legal})
