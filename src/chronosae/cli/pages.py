@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 
 from chronosae.autoencoders import PRESETS
 from chronosae.autoencoders.catalogue import REGISTRIES, kind_entries, kinds, option_entries
@@ -60,7 +61,7 @@ def pages(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _kind(kind: str, spec: type[PartSpec]) -> Iterator[str]:
     yield f"### `{kind}`"
-    yield " ".join(REFERENCE.sub("", spec.__doc__ or "").split())
+    yield fill(" ".join(REFERENCE.sub("", spec.__doc__ or "").split()), width=120, break_on_hyphens=False)
     options = kind_entries(spec)
     if options:
         yield markdown_table(options)
