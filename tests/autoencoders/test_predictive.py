@@ -231,6 +231,18 @@ def test_options_that_can_not_be_are_one_clear_line(options: dict[str, Any], mes
     assert "\n" not in str(error.value)
 
 
+@each_choice
+def test_every_weight_learns_at_one_rate_the_dictionary_at_its_own(options: dict[str, Any]) -> None:
+    sae = make(**options)
+    groups = list(sae.parameter_groups())
+    names = {p: name for name, p in sae.named_parameters()}
+    assert sorted(names[p] for group in groups for p in group.parameters) == sorted(names.values())
+    dictionary = {names[p] for group in groups if group.lr_multiplier == D**0.5 for p in group.parameters}
+    assert dictionary == ({"W_dec"} if sae.body.tied else {"W_dec", "W_enc_untied"})
+    plain = make(lr_multiplier=1.0, **options)
+    assert {group.lr_multiplier for group in plain.parameter_groups()} == {1.0}
+
+
 def persistent(g: torch.Generator, directions: torch.Tensor) -> SequenceBatch:
     """Features that stay on for some ten tokens, and some that come and go."""
     n = len(directions)
@@ -249,7 +261,7 @@ def persistent(g: torch.Generator, directions: torch.Tensor) -> SequenceBatch:
 )
 def test_training_lowers_the_loss_with_finite_weights(options: dict[str, Any]) -> None:
     sae = build("tfa", d_in=D, d_sae=F, n_heads=2, bottleneck_factor=4, **({"k": 5} | options))
-    member = Trainee("x", sae, "site", TrainingConfig(), steps=80, lr=1e-2, seed=0)
+    member = Trainee("x", sae, "site", TrainingConfig(), steps=80, lr=5e-3, seed=0)
     g = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(16, D, generator=g), dim=1)
     losses = []

@@ -12,6 +12,7 @@ start. (In the published code it is the first token of the shifted context.) Que
 output maps are d_sae x d_sae matrices, as published: they are most of the weights, and of the cost.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chronosae.autoencoders.autoencoder import Autoencoder
+from chronosae.autoencoders.autoencoder import Autoencoder, ParameterGroup
 from chronosae.autoencoders.codes import Codes, DenseCodes
 from chronosae.autoencoders.draws import Draws
 from chronosae.autoencoders.layout import Layout, Past, zero_masked
@@ -62,6 +63,8 @@ class PredictiveAutoencoder(Autoencoder):
 
     def _make_weights(self, generator: torch.Generator | None) -> None:
         F, D = self.d_sae, self.d_in
+        # N(0, 1) as published: with lam, a code times its row then gives a quarter of what it read. Unit rows give
+        # 1 / (4 d_in) of it, and learn far more slowly.
         self.W_dec = nn.Parameter(torch.randn(F, D, generator=generator))
         self.W_enc_untied = None if self.body.tied else nn.Parameter(self.W_dec.detach().T.clone())
         self.b_dec = nn.Parameter(torch.zeros(D))
@@ -87,6 +90,14 @@ class PredictiveAutoencoder(Autoencoder):
     def b_enc(self) -> Float[Tensor, " d_sae"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Zeros: this encoder has no bias."""
         return torch.zeros_like(self.W_dec[:, 0])
+
+    def parameter_groups(self) -> Iterator[ParameterGroup]:
+        """The dictionary with its own learning rate, then the rest."""
+        dictionary = [self.W_dec] if self.W_enc_untied is None else [self.W_dec, self.W_enc_untied]
+        special = set(dictionary)
+        yield ParameterGroup(dictionary, self.body.lr_multiplier or self.d_in**0.5, "run")
+        for group in super().parameter_groups():
+            yield group._replace(parameters=[p for p in group.parameters if p not in special])
 
     def memory_depths(self) -> dict[str, int | None]:
         """A stream keeps keys and values of all earlier tokens."""

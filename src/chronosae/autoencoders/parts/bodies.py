@@ -113,6 +113,9 @@ class Predictive(_WithoutParts):
     """Queries and keys are d_sae / bottleneck_factor wide."""
     tied: bool = True
     """The encoder is the transposed decoder."""
+    lr_multiplier: float | None = Field(default=None, gt=0)
+    """Learning rate of the dictionary, relative to the run's; sqrt(d_in) when absent, since its rows start that much
+    longer than the unit rows of other autoencoders and would else turn that much more slowly."""
 
     @property
     def receptive_field(self) -> int | None:

@@ -28,6 +28,9 @@ class TFAOptions(Options):
     """Queries and keys are d_sae / bottleneck_factor wide."""
     tied: bool = True
     """The encoder is the transposed decoder."""
+    lr_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate of the dictionary, relative to the run's; sqrt(d_in) when absent, as its rows start sqrt(d_in)
+    long. The published training has 1."""
 
 
 def _make(options: TFAOptions, d_in: int, normalisation: Normalisation) -> Spec:
@@ -41,6 +44,7 @@ def _make(options: TFAOptions, d_in: int, normalisation: Normalisation) -> Spec:
             n_attn_layers=options.n_attn_layers,
             bottleneck_factor=options.bottleneck_factor,
             tied=options.tied,
+            lr_multiplier=options.lr_multiplier,
         ),
         activation=options.activation or TopK(k=options.k),
         decoder="free",
