@@ -37,6 +37,8 @@ class StepContext:
     """The step's randomness."""
     trackers: dict[str, Any] = field(default_factory=dict)
     """State that watches training, by kind."""
+    progress: float = 0.0
+    """Share of the training that lies behind."""
 
 
 T = TypeVar("T", bound=specs.TermSpec)

@@ -53,6 +53,9 @@ def _correlation(tracker: TemporalCorrelationTracker, step: StepContext) -> None
         raise ValueError("the correlation tracker looks at neighbours, so it needs activations [batch, pos, d_in]")
     head = dict(step.sae.heads.items()).get("causal_prediction")
     interaction = head.interaction if isinstance(head, PredictionHead) else None
+    # Candidates are chosen on the first half and measured on the second: the same tokens would flatter them.
+    if step.progress >= 0.5 and not tracker.measuring:
+        tracker.measure()
     tracker.update(
         step.forward.codes.detach(), layout.mask, layout.doc_ids, step=step.draws.step, interaction=interaction
     )

@@ -76,7 +76,7 @@ class Trainee:
             forward = self.sae.training_pass(
                 batch.acts, batch.mask, positions=batch.positions, doc_ids=batch.doc_ids, draws=draws
             )
-        context = StepContext(self.sae, forward, self.dead.dead(), draws, self.trackers)
+        context = StepContext(self.sae, forward, self.dead.dead(), draws, self.trackers, self.step_number / self.steps)
         loss = self._loss(context)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
