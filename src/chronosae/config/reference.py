@@ -88,4 +88,4 @@ def _default(field: FieldInfo) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "or").replace("\n", " ")
+    return text.replace("|", "\\|").replace("\n", " ")
