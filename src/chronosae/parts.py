@@ -1,7 +1,7 @@
 """All that a part of your own needs, in one place; docs/architectures/your-own-part.md builds one from it.
 
 A slot's registry (`MIXERS.add` as a class decorator), the base of its specs, and what a part is handed when it runs. A
-term says what it computes with `@computes`.
+term says what it computes with `@computes`, a tracker what it is shown with `@watches`.
 """
 
 from chronosae.autoencoders.autoencoder import Pass
@@ -16,7 +16,8 @@ from chronosae.autoencoders.parts.mixers import MIXERS, MixerSpec
 from chronosae.autoencoders.parts.norms import NORMS, NormSpec
 from chronosae.autoencoders.parts.position_masks import POSITION_MASKS, PositionMask, PositionMaskSpec
 from chronosae.autoencoders.parts.terms import TERMS, TermSpec
-from chronosae.objectives import StepContext, computes, masked_mean
+from chronosae.autoencoders.parts.watchers import WATCHERS, WatcherSpec
+from chronosae.objectives import StepContext, computes, masked_mean, watches
 
 __all__ = [
     "ACTIVATIONS",
@@ -26,6 +27,7 @@ __all__ = [
     "NORMS",
     "POSITION_MASKS",
     "TERMS",
+    "WATCHERS",
     "Activation",
     "ActivationSpec",
     "Codes",
@@ -46,7 +48,9 @@ __all__ = [
     "SparseCodes",
     "StepContext",
     "TermSpec",
+    "WatcherSpec",
     "computes",
     "masked_mean",
     "shifted",
+    "watches",
 ]
