@@ -48,7 +48,7 @@ def as_markdown() -> str:
         "# Configuration\n\n"
         "Every key of a run's YAML file, and of `--set KEY=VALUE`. Made from the schema by `make docs`; edit the\n"
         "docstrings in `src/chronosae/config/schema.py`, not this page. The options under `saes.NAME` are those of\n"
-        "the preset, plus `preset`, `site` and `lr`.\n\n" + markdown_table(entries(), "key")
+        "the [preset](architectures/README.md), plus `preset`, `site` and `lr`.\n\n" + markdown_table(entries(), "key")
     )
 
 
