@@ -156,13 +156,14 @@ def noise(*shape: int, seed: int = 999) -> Tensor:
     return 10 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def loss_of(sae: Autoencoder, given: Inputs, draws: Draws | None = None, **changes: Any) -> tuple[Tensor, Pass]:
-    """The whole objective of one training pass, every third feature counted as dead, and the pass."""
+def loss_of(
+    sae: Autoencoder, given: Inputs, draws: Draws | None = None, *, acts: Tensor | None = None, dead_every: int = 3
+) -> tuple[Tensor, Pass]:
+    """The whole objective of one training pass, one feature in `dead_every` counted as dead, and the pass."""
     draws = draws or Draws(3, 5)
-    acts = changes.get("acts", given.acts)
+    acts = given.acts if acts is None else acts
     forward = sae.training_pass(acts, given.mask, doc_ids=given.doc_ids, draws=draws)
-    dead = torch.arange(sae.d_sae) % 3 == 0
-    step = StepContext(sae, forward, dead, draws)
+    step = StepContext(sae, forward, torch.arange(sae.d_sae) % dead_every == dead_every - 1, draws)
     loss = sae.cfg.reconstruction_weight * reconstruction_error(forward)
     for term in sae.cfg.terms:
         value = term_value(term, step)
