@@ -105,6 +105,7 @@ Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
             lambda cfg, w: cfg.update(architecture="matching_pursuit"),
             "legal: standard, topk, jumprelu, gated, temporal",
         ),
+        (lambda cfg, w: cfg.update(architecture=["topk"]), "legal: standard, topk, jumprelu, gated, temporal"),
         (lambda cfg, w: cfg.update(normalize_activations="layer_norm"), "normalize_activations 'layer_norm' can't be"),
         (lambda cfg, w: cfg.update(activation_fn="tanh-relu"), "activation_fn 'tanh-relu' can't be reproduced"),
         (lambda cfg, w: cfg.pop("d_in"), "d_in is missing"),

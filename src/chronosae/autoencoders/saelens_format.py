@@ -51,7 +51,7 @@ def read_cfg(raw: dict[str, Any], where: str) -> SAELensCfg:
     """
     flat = {OLD_NAMES.get(key, key): value for key, value in raw.items()}
     flat = {key: value for key, value in flat.items() if value is not None}
-    flat.setdefault("architecture", "standard")
+    flat["architecture"] = str(flat.get("architecture", "standard"))
     flat["dtype"] = str(flat.get("dtype", "float32")).removeprefix("torch.")
     if flat.get("activation_fn") == "topk":
         # Before version 6, TopK was an activation function of the standard architecture.
