@@ -44,8 +44,9 @@ def test_codes_in_any_chunks_equal_those_of_the_whole(
 class Model:
     """What a stream should answer: every sequence's tokens so far, encoded from scratch at each step."""
 
-    def __init__(self, sae: Autoencoder, rows: int) -> None:
+    def __init__(self, sae: Autoencoder, rows: int, documents: bool) -> None:
         self.sae, self.rows = sae, [self.empty() for _ in range(rows)]
+        self.given = {} if documents else {"doc_ids": None}
 
     @staticmethod
     def empty() -> Inputs:
@@ -60,7 +61,7 @@ class Model:
                 strict=True,
             )
             self.rows[i] = Inputs(*(torch.cat(pair, 1) for pair in pairs))
-        return torch.cat([row.encode(self.sae)[:, -new.acts.shape[1] :] for row in self.rows])
+        return torch.cat([row.encode(self.sae, **self.given)[:, -new.acts.shape[1] :] for row in self.rows])
 
     def take_back(self, n: int) -> None:
         self.rows = [Inputs(r.acts[:, :-n], r.mask[:, :-n], r.doc_ids[:, :-n]) for r in self.rows]
@@ -68,16 +69,17 @@ class Model:
 
 @each_causal
 @settings(max_examples=3)
-@given(data=st.data(), seed=seeds)
+@given(data=st.data(), documents=st.booleans(), seed=seeds)
 def test_beams_crops_and_resets_leave_what_encoding_from_scratch_gives(
-    name: str, data: st.DataObject, seed: int
+    name: str, data: st.DataObject, documents: bool, seed: int
 ) -> None:
     sae, rewind = make(name), 5
-    stream, model = sae.stream(3, rewind=rewind), Model(sae, 3)
+    stream, model = sae.stream(3, rewind=rewind), Model(sae, 3, documents)
     can_take_back = 0
     for turn in range(5):
         new = inputs(len(model.rows), data.draw(st.integers(1, 4)), seed + turn)
-        close(stream.step(new.acts, new.mask, doc_ids=new.doc_ids).dense(), model.step(new))
+        codes = stream.step(new.acts, new.mask, doc_ids=new.doc_ids if documents else None)
+        close(codes.dense(), model.step(new))
         can_take_back = min(rewind, can_take_back + new.acts.shape[1])
         match data.draw(st.sampled_from(["nothing", "reorder", "crop", "reset", "reset all"])):
             case "reorder":
