@@ -7,6 +7,7 @@ from typing import Any
 
 from chronosae.activations import cache_bytes
 from chronosae.autoencoders import PRESETS, Normalisation, Spec, find_preset, make_spec, read_options
+from chronosae.autoencoders.parts.terms import ConsistencyTerm
 from chronosae.autoencoders.presets import Options
 from chronosae.config import RunConfig, UserError
 from chronosae.subject import SubjectInfo, check_sites
@@ -115,6 +116,8 @@ def make_plan(cfg: RunConfig, info: SubjectInfo | None) -> Plan:
             f" {cfg.subject.model} can read; set it to {info.max_context} or less"
         )
     specs = [sae.spec(info.d_model) for sae in saes]
+    for sae, spec in zip(saes, specs, strict=True):
+        _check_context(sae.name, spec, cfg.activations.context)
     parameters = sum(2 * spec.d_in * spec.d_sae + spec.d_in + spec.d_sae for spec in specs)
     pre_acts = max(spec.d_sae for spec in specs) * cfg.training.batch_tokens
     # Weights, gradients and two moments in float32; some five copies of the largest pre-activations in flight.
@@ -123,6 +126,27 @@ def make_plan(cfg: RunConfig, info: SubjectInfo | None) -> Plan:
     disk = 4 * parameters + 2 * 12 * parameters
     cache = _cache_bytes(cfg, info)
     return Plan(saes, cfg.steps, cfg.steps * cfg.training.batch_tokens, memory, disk, cache, notes)
+
+
+def _check_context(name: str, spec: Spec, context: int) -> None:
+    """`UserError` when a part of the autoencoder can't work in contexts of this length."""
+    for part in (spec.mixer, spec.kernel):
+        if part is not None and part.history >= context:
+            raise UserError(
+                f"saes.{name}: looks back {part.history} tokens (kernel_size and rates), but activations.context is"
+                f" {context}; use smaller rates or a longer context"
+            )
+    mask = spec.position_mask
+    if mask is not None and mask.context < context and mask.beyond == "error":
+        raise UserError(
+            f"saes.{name}: the position mask knows {mask.context} positions, activations.context is {context};"
+            f" set its context to {context}, or beyond to last or wrap"
+        )
+    windows = [term.window for term in spec.terms if isinstance(term, ConsistencyTerm)]
+    if windows and windows[0] > context:
+        raise UserError(
+            f"saes.{name}: a consistency window of {windows[0]} tokens never fits in activations.context ({context})"
+        )
 
 
 def _subject_bytes(cfg: RunConfig, info: SubjectInfo) -> int:

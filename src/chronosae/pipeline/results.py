@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chronosae.autoencoders import L1Term, Spec, TopK
+from chronosae.autoencoders import Spec, TopK
+from chronosae.autoencoders.parts.terms import SteeredTerm
 from chronosae.evals import CoreResult
 from chronosae.pipeline.plan import PlannedSAE
 from chronosae.report.statistics import L0_TOLERANCE
@@ -45,7 +46,7 @@ def sae_entry(
 
 def _sparsity_penalty(spec: Spec, last: Mapping[str, Any]) -> float | None:
     """The L1 weight at the end; None for autoencoders whose sparsity isn't a penalty."""
-    return last.get("sparsity_penalty") if any(isinstance(term, L1Term) for term in spec.terms) else None
+    return last.get("sparsity_penalty") if any(isinstance(term, SteeredTerm) for term in spec.terms) else None
 
 
 def _flags(spec: Spec, trainee: Trainee, core: CoreResult | None) -> list[str]:
@@ -59,14 +60,16 @@ def _flags(spec: Spec, trainee: Trainee, core: CoreResult | None) -> list[str]:
 
 
 def _l0_flags(spec: Spec, l0: float) -> list[str]:
-    targets = [term.target_l0 for term in spec.terms if isinstance(term, L1Term) and term.target_l0]
+    targets = [term.target_l0 for term in spec.terms if isinstance(term, SteeredTerm) and term.target_l0]
     flags = [
         f"target_l0_missed: L0 {l0:.2f} on held-out text, target {target:g} (more than {L0_TOLERANCE:.0%} off)"
         for target in targets
         if abs(l0 / target - 1) > L0_TOLERANCE
     ]
-    if isinstance(spec.activation, TopK) and l0 < (1 - L0_TOLERANCE) * spec.activation.k:
-        flags.append(f"fewer_than_k_fire: L0 {l0:.2f} of k = {spec.activation.k}")
+    # What TFA predicts from the past is dense, so its L0 says nothing of k.
+    k = spec.activation.k if isinstance(spec.activation, TopK) and spec.body.kind != "predictive" else None
+    if k is not None and l0 < (1 - L0_TOLERANCE) * k:
+        flags.append(f"fewer_than_k_fire: L0 {l0:.2f} of k = {k}")
     return flags
 
 

@@ -12,8 +12,9 @@ from chronosae.planted.stream import Shuffle
 
 K = 7
 """Features active at each token of the small planted sets, on average; every arm gets as many."""
-NOISE = {"kind": "gaussian", "level": 0.3}
+NOISE = {"kind": "gaussian", "level": 1.0}
 _INPUT = {"placement": "input", "cosine_weight": 0.0}
+_TFA = {"n_heads": 4, "bottleneck_factor": 4}
 _GROUPS = {"split": [0.2, 0.8], "group_weights": [0.2, 0.8]}
 
 
@@ -26,7 +27,7 @@ class Arm:
     options: Mapping[str, Any] = field(default_factory=dict)
     shuffle: Shuffle = "none"
     noisy: bool = False
-    """Trained on, and also scored on, inputs with Gaussian noise of level 0.3; targets are clean."""
+    """Trained on, and also scored on, inputs with `NOISE`, which holds as much energy as they do; targets are clean."""
 
     def all_options(self) -> dict[str, Any]:
         """The options, `k` and the corruption among them."""
@@ -39,14 +40,17 @@ class Arm:
 
 
 def _twins(name: str, data: str, preset: str, options: Mapping[str, Any], *, noisy: bool = False) -> dict[str, Arm]:
-    """An arm and its controls with shuffled tokens."""
-    shuffles: dict[str, Shuffle] = {"": "none", " (shuffled within)": "within", " (shuffled)": "all"}
+    """An arm and its control, with tokens shuffled over the whole data set."""
+    shuffles: dict[str, Shuffle] = {"": "none", " (shuffled)": "all"}
     return {name + suffix: Arm(data, preset, options, shuffle, noisy) for suffix, shuffle in shuffles.items()}
 
 
 ARMS: dict[str, Arm] = {
     **_twins("topk", "persistent", "topk", {}),
     **_twins("feature", "persistent", "multiscale", {"cosine_weight": 0.0}),
+    "topk (shuffled within)": Arm("persistent", "topk", shuffle="within"),
+    "feature (shuffled within)": Arm("persistent", "multiscale", {"cosine_weight": 0.0}, shuffle="within"),
+    "feature, noise (shuffled within)": Arm("persistent", "multiscale", {"cosine_weight": 0.0}, "within", True),
     **_twins("topk, noise", "persistent", "topk", {}, noisy=True),
     **_twins("feature, noise", "persistent", "multiscale", {"cosine_weight": 0.0}, noisy=True),
     **_twins("input, noise", "persistent", "multiscale", _INPUT, noisy=True),
@@ -60,8 +64,9 @@ ARMS: dict[str, Arm] = {
     "tsae": Arm("persistent", "tsae"),
     "tsae (paper)": Arm("persistent", "tsae", {"form": "paper"}),
     "matryoshka of two": Arm("persistent", "matryoshka", _GROUPS),
-    "tfa": Arm("persistent", "tfa"),
-    "tfa (shuffled)": Arm("persistent", "tfa", shuffle="all"),
+    "matryoshka of two (equal)": Arm("persistent", "matryoshka", {"split": [0.2, 0.8]}),
+    "tfa": Arm("persistent", "tfa", _TFA),
+    "tfa (shuffled)": Arm("persistent", "tfa", _TFA, shuffle="all"),
     "batch_topk (shuffled)": Arm("persistent", "batch_topk", shuffle="all"),
     **_twins("lagged topk, noise", "lagged", "topk", {}, noisy=True),
     **_twins("lagged input, noise", "lagged", "multiscale", _INPUT, noisy=True),
@@ -156,8 +161,12 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("so does the importance mask", "position_mass", "positional importance", None, least=0.9),
     ],
     "tsae": [
-        Claim("T-SAE's high-level codes are smoother", "smoothness", "tsae", "matryoshka of two", most=0.0),
-        Claim("at little cost", "fve", "tsae", "matryoshka of two", -0.02, relative=True),
+        Claim(
+            "T-SAE's high-level codes are smoother", "smoothness", "tsae (paper)", "matryoshka of two (equal)", most=0.0
+        ),
+        Claim("at little cost", "fve", "tsae (paper)", "matryoshka of two (equal)", -0.02, relative=True),
+        Claim("so are the release's", "smoothness", "tsae", "matryoshka of two", most=0.0),
+        Claim("at little cost too", "fve", "tsae", "matryoshka of two", -0.02, relative=True),
     ],
     "tfa": [Claim("TFA reconstructs better at equal novel L0", "nmse", "tfa", "batch_topk", most=0.0)],
 }

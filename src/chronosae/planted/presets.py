@@ -53,20 +53,25 @@ PLANTED: dict[str, PlantedSpec] = {
     "persistent": _small(_persistent(96), _iid(96)),
     "iid": _small(_iid(192)),
     "lagged": _small(
-        FeatureGroup(kind="trigger", n=48, rate=_RATE),
-        FeatureGroup(kind="partner", n=48, rate=0.008),
-        FeatureGroup(kind="echo", n=48, rate=0.016),
-        _iid(48),
+        FeatureGroup(kind="trigger", n=24, rate=_RATE),
+        FeatureGroup(kind="partner", n=24, rate=0.005),
+        # Each firing makes .9 more on average, so few of the firings come by themselves.
+        FeatureGroup(kind="lagged", n=144, rate=_RATE / 8),
         edges=(
             EdgeGroup(
                 shape="pair",
-                count=48,
+                count=24,
                 among=("trigger", "partner"),
                 lags=(1, 2, 4),
                 probability=0.9,
                 copy_magnitude=True,
             ),
-            EdgeGroup(shape="echo", count=48, among=("echo",), lags=(1, 2, 4), probability=0.7, copy_magnitude=True),
+            *(
+                EdgeGroup(
+                    shape="echo", count=144, among=("lagged",), lags=(lag,), probability=0.32, copy_magnitude=True
+                )
+                for lag in (1, 2, 4)
+            ),
         ),
     ),
     "causal": _causal(*_causal_edges(0.7)),

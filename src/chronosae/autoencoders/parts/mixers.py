@@ -51,6 +51,8 @@ class InputConv(MixerSpec):
     """False: every output channel sees every input channel (for analysis; many weights)."""
     centered: bool = False
     """Look ahead as far as back (for analysis; such an autoencoder can't stream)."""
+    lr_multiplier: float = Field(default=1.0, gt=0)
+    """Learning rate of the mixer, relative to the run's."""
 
     @model_validator(mode="after")
     def _sound(self) -> "InputConv":
@@ -92,6 +94,11 @@ class _InputConv(nn.Module):
         else:
             self.project_in = nn.Parameter(torch.randn(width, cfg.rank) / width**0.5)
             self.project_out = nn.Parameter(torch.zeros(cfg.rank, d_in))
+
+    @property
+    def lr_multiplier(self) -> float:
+        """Learning rate of the mixer, relative to the run's."""
+        return self.cfg.lr_multiplier
 
     def forward(
         self, h: Float[Tensor, "batch pos d_in"], layout: Layout | None, past: Past | None

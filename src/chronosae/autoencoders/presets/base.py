@@ -33,7 +33,7 @@ class Options(Section):
     d_sae: Annotated[int, Field(gt=1)] = 2048
     """Number of features."""
     corruption: CorruptionField = None
-    """Denoising: damage done to training inputs, such as {kind: gaussian, level: 0.3}; the target stays clean."""
+    """Denoising: damage done to training inputs, such as {kind: gaussian, level: 0.7}; the target stays clean."""
     extra_terms: list[TermField] = Field(default_factory=list)
     """More objective terms, such as {kind: cosine, weight: 0.1} or {kind: next_token}."""
     trackers: list[WatcherField] = Field(default_factory=list)

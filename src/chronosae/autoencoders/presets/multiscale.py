@@ -30,7 +30,7 @@ class MultiscaleOptions(PartsOptions):
     depthwise: bool = True
     """`input`: False lets every channel see every other (analysis only)."""
     denoise: bool | None = None
-    """Train on inputs with Gaussian noise of level 0.3 and clean targets. When absent: with `input` placement, which
+    """Train on inputs with Gaussian noise of level 0.7 and clean targets. When absent: with `input` placement, which
     gains nothing without it. `corruption` sets another one."""
     cosine_weight: Weight = 0.1
     """Weight of cosine separation between decoder rows."""

@@ -21,9 +21,10 @@ def lipschitz(
         ValueError: none of the features fires.
     """
     z = codes.dense()[..., :n_features].double()
-    pairs = (mask[:, 1:] & mask[:, :-1]).unsqueeze(-1)
-    moved = (acts[:, 1:] - acts[:, :-1]).double().norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    steepest = torch.where(pairs, (z[:, 1:] - z[:, :-1]).abs() / moved, 0).amax(1)
+    moved = (acts[:, 1:] - acts[:, :-1]).double().norm(dim=-1, keepdim=True)
+    # Between equal inputs no slope is defined.
+    pairs = (mask[:, 1:] & mask[:, :-1]).unsqueeze(-1) & (moved > 1e-6 * acts.double().norm(dim=-1).mean())
+    steepest = torch.where(pairs, (z[:, 1:] - z[:, :-1]).abs() / moved.clamp_min(1e-12), 0).amax(1)
     fires = (z != 0).any(1)
     if not fires.any():
         raise ValueError("lipschitz: none of the features fires")
