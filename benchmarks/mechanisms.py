@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of
+from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge
 
 
 def main() -> None:
@@ -49,23 +49,6 @@ def main() -> None:
     results["claims"] = judge(results["scores"])
     _save(results, args.out)
     print(json.dumps(results["claims"]) if args.json else _table(results["claims"]))
-
-
-def judge(scores: dict[str, dict[str, dict[str, float | None]]]) -> dict[str, list[dict[str, Any]]]:
-    """Every claim whose arms are there: its value for each seed, and whether all are within bounds."""
-    judged: dict[str, list[dict[str, Any]]] = {}
-    for mechanism, claims in CLAIMS.items():
-        for claim in claims:
-            arms = [arm for arm in (claim.arm, claim.than) if arm]
-            if any(arm not in scores for arm in arms):
-                continue
-            seeds = sorted(set.intersection(*(set(scores[arm]) for arm in arms)), key=int)
-            values = [claim.value({arm: scores[arm][seed] for arm in arms}) for seed in seeds]
-            held = all(claim.holds(value) for value in values)
-            judged.setdefault(mechanism, []).append(
-                {"claim": claim.text, "metric": claim.metric, "values": values, "holds": held}
-            )
-    return judged
 
 
 def _run(arm: str, seed: int, steps: int) -> dict[str, float | None]:

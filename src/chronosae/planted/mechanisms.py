@@ -176,3 +176,20 @@ def arms_of(mechanism: str) -> list[str]:
     """The arms that a mechanism's claims need."""
     names = [name for claim in CLAIMS[mechanism] for name in (claim.than, claim.arm) if name]
     return list(dict.fromkeys(names))
+
+
+def judge(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dict[str, list[dict[str, Any]]]:
+    """Every claim whose arms are there: its value for each seed, and whether all are within bounds."""
+    judged: dict[str, list[dict[str, Any]]] = {}
+    for mechanism, claims in CLAIMS.items():
+        for claim in claims:
+            arms = [arm for arm in (claim.arm, claim.than) if arm]
+            if any(arm not in scores for arm in arms):
+                continue
+            seeds = sorted(set.intersection(*(set(scores[arm]) for arm in arms)), key=int)
+            values = [claim.value({arm: scores[arm][seed] for arm in arms}) for seed in seeds]
+            held = all(claim.holds(value) for value in values)
+            judged.setdefault(mechanism, []).append(
+                {"claim": claim.text, "metric": claim.metric, "values": values, "holds": held}
+            )
+    return judged
