@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge
+from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge, markdown
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "planted" / "mechanisms.json"
@@ -43,6 +43,10 @@ def test_the_committed_results_hold_five_seeds_of_every_arm(committed: dict) -> 
 
 def test_the_committed_judgement_follows_from_the_committed_scores(committed: dict) -> None:
     assert judge(committed["scores"]) == committed["claims"]
+
+
+def test_the_page_shows_the_committed_results(committed: dict) -> None:
+    assert markdown(committed) in (ROOT / "docs" / "planted.md").read_text(encoding="utf-8")
 
 
 def test_every_arm_is_compared_at_equal_l0(committed: dict) -> None:

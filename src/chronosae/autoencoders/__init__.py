@@ -7,7 +7,7 @@ from chronosae.autoencoders.parts.activations import ReLU, TopK
 from chronosae.autoencoders.parts.terms import AuxKTerm, L1Term
 from chronosae.autoencoders.presets import PRESETS, build, build_from_spec, find_preset, make_spec, read_options
 from chronosae.autoencoders.spec import Normalisation, Spec
-from chronosae.autoencoders.storage import load, read_safetensors, save
+from chronosae.autoencoders.storage import load, load_trackers, read_safetensors, save, save_trackers
 
 __all__ = [
     "PRESETS",
@@ -27,8 +27,10 @@ __all__ = [
     "build_from_spec",
     "find_preset",
     "load",
+    "load_trackers",
     "make_spec",
     "read_options",
     "read_safetensors",
     "save",
+    "save_trackers",
 ]

@@ -163,7 +163,7 @@ class Autoencoder(nn.Module):
         target = zero_masked(target, mask)
         draws = draws or Draws(0, 0)
         pre, codes = self._encode(target, scale, mask, layout, training=draws)
-        recon = self._training_recon(self._drop_features(codes, draws), layout)
+        recon = self.training_recon(self._drop_features(codes, draws), layout)
         return Pass(target, pre, codes, recon, mask, layout)
 
     def reconstruct(self, codes: Codes) -> Float[Tensor, "*tokens d_in"]:
@@ -327,8 +327,8 @@ class Autoencoder(nn.Module):
         counters = (places * self.d_sae + features).expand(codes.values.shape)
         return replace(codes, values=codes.values * ~draws.chance("features", rate, counters) / (1 - rate))
 
-    def _training_recon(self, codes: Codes, layout: Layout | None) -> Tensor:
-        """The reconstruction; with masked gradients, the decoder doesn't learn from features where they are closed."""
+    def training_recon(self, codes: Codes, layout: Layout | None) -> Tensor:
+        """What training reconstructs; with masked gradients, no decoder row learns where its feature is closed."""
         position_mask = self.position_mask
         if position_mask is None or not position_mask.cfg.masked_gradients:
             return self.reconstruct(codes)

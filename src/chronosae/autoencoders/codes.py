@@ -55,6 +55,10 @@ class Codes:
         """Features active (value != 0) at each token."""
         return (self.values != 0).sum(-1)
 
+    def chosen(self) -> "Codes":
+        """The codes that sparsity was asked of: all, unless some are foretold by the context (TFA)."""
+        return self
+
     def detach(self) -> "Codes":
         """The same codes, cut from the graph."""
         return replace(self, values=self.values.detach())

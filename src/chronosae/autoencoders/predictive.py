@@ -47,6 +47,9 @@ class PredictiveCodes(DenseCodes):
         """Novel features active at each token."""
         return self.novel.l0()
 
+    def chosen(self) -> Codes:
+        return self.novel
+
     def predicted(self) -> Float[Tensor, "*tokens d_sae"]:
         """The codes that the context foretold."""
         return self.values - self.novel.dense()

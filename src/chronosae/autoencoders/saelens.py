@@ -98,7 +98,11 @@ def export_temporal(sae: Autoencoder, folder: Path | str, metadata: dict[str, An
         "tied_weights": sae.body.tied,
         "metadata": {"sae_lens_version": VERSION, "sae_lens_training_version": None} | (metadata or {}) | known,
     }
-    weights = {{"W_enc_untied": "W_enc"}.get(name, name): weight for name, weight in sae.state_dict().items()}
+    weights = {
+        {"W_enc_untied": "W_enc"}.get(name, name): weight
+        for name, weight in sae.state_dict().items()
+        if not name.startswith(("heads.", "activation."))
+    }
     write_folder(Path(folder), cfg, weights)
 
 
@@ -128,7 +132,7 @@ def _static(cfg: SAELensCfg, weights: Weights, where: str) -> tuple[Spec, Weight
         activation = TopK(k=cfg.k or 1)
         if cfg.rescale_acts_by_decoder_norm:
             # Codes are pre-activations times the norms, which the decoder divides by: the norms move to the encoder.
-            norms = W_dec.norm(dim=1)
+            norms = W_dec.norm(dim=1).clamp_min(1e-30)
             W_enc, bias, shift, W_dec = W_enc * norms, bias * norms, shift * norms, W_dec / norms.unsqueeze(1)
     if cfg.architecture == "jumprelu":
         activation = JumpReLU()

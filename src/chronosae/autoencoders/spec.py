@@ -81,8 +81,12 @@ class Spec(Section):
         twice = next((kind for kind in kinds if kinds.count(kind) > 1), None)
         if twice:
             raise ValueError(f"term {twice!r} is given twice")
-        if "l0" in kinds and self.activation.kind != "jump_relu":
-            raise ValueError("the l0 term needs the thresholds of the jump_relu activation")
+        watched = [tracker.kind for tracker in self.trackers]
+        twice = next((kind for kind in watched if watched.count(kind) > 1), None)
+        if twice:
+            raise ValueError(f"tracker {twice!r} is given twice")
+        for term in self.terms:
+            term.check_spec(self)
         if ("gate_aux" in kinds) != (self.activation.kind == "gated"):
             raise ValueError("the gated activation and the gate_aux term need each other: nothing else trains the gate")
         self.body.check(self)

@@ -4,6 +4,7 @@ Weights come from strangers: only safetensors are read, never pickles.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from chronosae.config import UserError, validate
 FORMAT = 1
 CFG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
+TRACKERS_FILE = "trackers.safetensors"
 
 
 def save(sae: Autoencoder, folder: Path, metadata: dict[str, Any] | None = None) -> None:
@@ -77,6 +79,41 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Autoencoder:
             raise UserError(f"{folder / WEIGHTS_FILE}: {name} holds NaN or Inf")
     sae.load_state_dict(weights, assign=True)
     return sae.to(device)
+
+
+def save_trackers(trackers: Mapping[str, Any], folder: Path) -> None:
+    """Write what the trackers of a training (by kind) hold beside the weights; nothing when there are none."""
+    tensors = {
+        f"{kind}/{name}": tensor.detach().cpu().contiguous().clone()
+        for kind, tracker in trackers.items()
+        for name, tensor in tracker.state_dict().items()
+    }
+    if tensors:
+        temporary = folder / (TRACKERS_FILE + ".tmp")
+        save_file(tensors, temporary)
+        temporary.replace(folder / TRACKERS_FILE)
+
+
+def load_trackers(folder: Path | str) -> dict[str, Any]:
+    """The trackers of an autoencoder's training, by kind, as they stood at its end; empty when there were none.
+
+    Raises:
+        UserError: the folder or the file is damaged, or they don't fit each other.
+    """
+    folder = Path(folder)
+    cfg = _check_cfg(_read_json(folder / CFG_FILE), folder / CFG_FILE)
+    spec = validate(Spec, cfg["spec"], where=str(folder / CFG_FILE), prefix="spec")
+    if not spec.trackers or not (folder / TRACKERS_FILE).is_file():
+        return {}
+    tensors = read_safetensors(folder / TRACKERS_FILE)
+    trackers = {watcher.kind: watcher.make(spec.d_sae) for watcher in spec.trackers}
+    for kind, tracker in trackers.items():
+        state = {name.removeprefix(f"{kind}/"): t for name, t in tensors.items() if name.startswith(f"{kind}/")}
+        try:
+            tracker.load_state_dict(state)
+        except ValueError as error:
+            raise UserError(f"{folder / TRACKERS_FILE}: doesn't fit {CFG_FILE}: {error}") from None
+    return trackers
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -64,6 +64,9 @@ class Memory:
 
     def clear(self, rows: Int[Tensor, " rows"]) -> None:
         """These sequences start anew."""
+        if self.rows and len(rows) == len(next(iter(self.rows.values())).values):
+            self.rows.clear()
+            return
         for values, docs in self.rows.values():
             values[rows] = 0
             if docs is not None:

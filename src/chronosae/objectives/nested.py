@@ -1,6 +1,6 @@
 """Nested reconstruction: the first features of the dictionary must do alone (Matryoshka, arXiv 2503.17547)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,20 +8,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chronosae.autoencoders import Codes, Pass, SparseCodes
+from chronosae.autoencoders.layout import Layout
 from chronosae.objectives.reconstruction import masked_mean
 
 
 def nested_error(
     step: Pass,
-    W_dec: Float[Tensor, "d_sae d_in"],
-    b_dec: Float[Tensor, " d_in"],
+    reconstruct: Callable[[Codes, Layout | None], Tensor],
+    d_sae: int,
     prefixes: Sequence[float],
     weights: Sequence[float],
 ) -> Float[Tensor, ""]:
-    """`sum_i w_i mean_t ||x_t - z_t[:m_i] W_dec[:m_i] - b_dec||^2`, m_i the prefix's share of d_sae."""
+    """`sum_i w_i mean_t ||x_t - z_t[:m_i] W_dec[:m_i] - b_dec||^2`, m_i the prefix's share of d_sae.
+
+    `reconstruct` is the autoencoder's own, `z W_dec + b_dec` in normalised units.
+    """
     total = step.target.new_zeros(())
     for share, weight in zip(prefixes, weights, strict=True):
-        recon = first_features(step.codes, prefix_size(share, W_dec.shape[0])).combine(W_dec) + b_dec
+        recon = reconstruct(first_features(step.codes, prefix_size(share, d_sae)), step.layout)
         total = total + weight * masked_mean((step.target - recon).pow(2).sum(-1), step.mask)
     return total
 

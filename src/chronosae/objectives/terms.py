@@ -103,13 +103,22 @@ def _gate_aux(term: specs.GateAuxTerm, step: StepContext) -> Tensor:
 def _auxk(term: specs.AuxKTerm, step: StepContext) -> Tensor | None:
     if isinstance(step.sae, Crosscoder):
         return window_auxk_error(step.sae, step.forward, step.dead, term.k_aux)
-    return auxk_error(step.forward, step.sae.W_dec, step.dead, term.k_aux)
+    return auxk_error(_where_open(step), step.sae.W_dec, step.dead, term.k_aux)
+
+
+def _where_open(step: StepContext) -> Pass:
+    """The pass without the pre-activations from which, by masked gradients, nothing may be learnt."""
+    position_mask, layout = step.sae.position_mask, step.forward.layout
+    if position_mask is None or layout is None or not position_mask.cfg.masked_gradients:
+        return step.forward
+    closed = position_mask.closed(None, layout.positions)
+    return step.forward._replace(pre=torch.where(closed, 0, step.forward.pre))
 
 
 @computes(specs.NestedTerm)
 def _nested(term: specs.NestedTerm, step: StepContext) -> Tensor:
     weights = term.weights or [1.0] * len(term.prefixes)
-    return nested_error(step.forward, step.sae.W_dec, step.sae.b_dec, term.prefixes, weights)
+    return nested_error(step.forward, step.sae.training_recon, step.sae.d_sae, term.prefixes, weights)
 
 
 @computes(specs.NextTokenTerm)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from chronosae.activations import cache_bytes
-from chronosae.autoencoders import PRESETS, Normalisation, Spec, find_preset, make_spec, read_options
-from chronosae.autoencoders.parts.terms import ConsistencyTerm
+from chronosae.autoencoders import PRESETS, Normalisation, Spec, build_from_spec, find_preset, make_spec, read_options
 from chronosae.autoencoders.presets import Options
 from chronosae.config import RunConfig, UserError
 from chronosae.subject import SubjectInfo, check_sites
@@ -118,7 +119,7 @@ def make_plan(cfg: RunConfig, info: SubjectInfo | None) -> Plan:
     specs = [sae.spec(info.d_model) for sae in saes]
     for sae, spec in zip(saes, specs, strict=True):
         _check_context(sae.name, spec, cfg.activations.context)
-    parameters = sum(2 * spec.d_in * spec.d_sae + spec.d_in + spec.d_sae for spec in specs)
+    parameters = sum(map(_parameters, specs))
     pre_acts = max(spec.d_sae for spec in specs) * cfg.training.batch_tokens
     # Weights, gradients and two moments in float32; some five copies of the largest pre-activations in flight.
     memory = 16 * parameters + 20 * pre_acts + _subject_bytes(cfg, info)
@@ -126,6 +127,12 @@ def make_plan(cfg: RunConfig, info: SubjectInfo | None) -> Plan:
     disk = 4 * parameters + 2 * 12 * parameters
     cache = _cache_bytes(cfg, info)
     return Plan(saes, cfg.steps, cfg.steps * cfg.training.batch_tokens, memory, disk, cache, notes)
+
+
+def _parameters(spec: Spec) -> int:
+    """Numbers that are trained or saved."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in build_from_spec(spec).state_dict().values())
 
 
 def _check_context(name: str, spec: Spec, context: int) -> None:
@@ -142,11 +149,15 @@ def _check_context(name: str, spec: Spec, context: int) -> None:
             f"saes.{name}: the position mask knows {mask.context} positions, activations.context is {context};"
             f" set its context to {context}, or beyond to last or wrap"
         )
-    windows = [term.window for term in spec.terms if isinstance(term, ConsistencyTerm)]
-    if windows and windows[0] > context:
-        raise UserError(
-            f"saes.{name}: a consistency window of {windows[0]} tokens never fits in activations.context ({context})"
-        )
+    # The first token is BOS, as a rule, and masked: no window may need all of them.
+    windows = {term.kind: getattr(term, "window", None) or getattr(term, "lags", None) for term in spec.terms}
+    windows["window"] = spec.body.receptive_field
+    for kind, window in windows.items():
+        if isinstance(window, int) and window >= context:
+            raise UserError(
+                f"saes.{name}: {kind} looks at {window} tokens at once, which never fits in activations.context"
+                f" ({context}); use a smaller window"
+            )
 
 
 def _subject_bytes(cfg: RunConfig, info: SubjectInfo) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from chronosae.activations import heldout_tokens
-from chronosae.autoencoders import Autoencoder, save
+from chronosae.autoencoders import Autoencoder, save, save_trackers
 from chronosae.config import RunConfig, UserError, config_sha256, load_config, to_yaml
 from chronosae.evals import CoreResult
 from chronosae.pipeline import folder as files
@@ -149,6 +149,7 @@ class _Run:
         )
 
     def _save(self, saes: Mapping[str, Autoencoder]) -> None:
+        trackers = {trainee.name: trainee.trackers for trainee in self.training.trainees}
         for planned in self.plan.saes:
             if planned.name in saes:
                 metadata = {
@@ -160,7 +161,9 @@ class _Run:
                     "seed": planned.seed,
                     "config_sha256": config_sha256(self.cfg),
                 }
-                save(saes[planned.name], self.out_dir / "saes" / planned.name, metadata)
+                folder = self.out_dir / "saes" / planned.name
+                save(saes[planned.name], folder, metadata)
+                save_trackers(trackers.get(planned.name, {}), folder)
 
     def _final_info(self, results: Mapping[str, CoreResult], flags: list[str]) -> dict[str, Any]:
         last = last_metrics(self.out_dir / files.METRICS)

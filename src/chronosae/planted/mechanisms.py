@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from scipy import stats
+
 from chronosae.planted.presets import PLANTED
 from chronosae.planted.stream import Shuffle
 
@@ -14,6 +16,7 @@ K = 7
 """Features active at each token of the small planted sets, on average; every arm gets as many."""
 NOISE = {"kind": "gaussian", "level": 1.0}
 _INPUT = {"placement": "input", "cosine_weight": 0.0}
+_CROWDED = {"steps": 1500, "batch_sequences": 8, "lr": 3e-3}
 _TFA = {"n_heads": 4, "bottleneck_factor": 4}
 _GROUPS = {"split": [0.2, 0.8], "group_weights": [0.2, 0.8]}
 
@@ -29,6 +32,9 @@ class Arm:
     noisy: bool = False
     """Trained on, and also scored on, inputs with `NOISE`, which holds as much energy as they do; targets are clean."""
 
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Where training differs from the usual recipe; `steps` in parts of 1,000 usual ones."""
+
     def all_options(self) -> dict[str, Any]:
         """The options, `k` and the corruption among them."""
         noise = {"corruption": NOISE} if self.noisy else {}
@@ -36,7 +42,8 @@ class Arm:
 
     def support_of(self) -> str | None:
         """The kind of planted feature whose support counts; None is all."""
-        return self.data if self.data in PLANTED[self.data].kinds else None
+        kind = "persistent" if self.data == "crowded" else self.data
+        return kind if kind in PLANTED[self.data].kinds else None
 
 
 def _twins(name: str, data: str, preset: str, options: Mapping[str, Any], *, noisy: bool = False) -> dict[str, Arm]:
@@ -50,14 +57,15 @@ ARMS: dict[str, Arm] = {
     **_twins("feature", "persistent", "multiscale", {"cosine_weight": 0.0}),
     "topk (shuffled within)": Arm("persistent", "topk", shuffle="within"),
     "feature (shuffled within)": Arm("persistent", "multiscale", {"cosine_weight": 0.0}, shuffle="within"),
-    "feature, noise (shuffled within)": Arm("persistent", "multiscale", {"cosine_weight": 0.0}, "within", True),
     **_twins("topk, noise", "persistent", "topk", {}, noisy=True),
     **_twins("feature, noise", "persistent", "multiscale", {"cosine_weight": 0.0}, noisy=True),
     **_twins("input, noise", "persistent", "multiscale", _INPUT, noisy=True),
     **_twins("input kernel 1, noise", "persistent", "multiscale", {**_INPUT, "kernel_size": 1}, noisy=True),
     "input": Arm("persistent", "multiscale", {**_INPUT, "denoise": False}),
-    "feature + consistency": Arm("persistent", "chrono", {"consistency_weight": 0.2}),
-    "topk + consistency": Arm("persistent", "consistency", {"consistency_weight": 0.2}),
+    "crowded topk": Arm("crowded", "topk", {"k": 9}, recipe=_CROWDED),
+    "crowded feature": Arm("crowded", "multiscale", {"k": 9, "cosine_weight": 0.0}, recipe=_CROWDED),
+    "crowded feature + consistency": Arm("crowded", "chrono", {"k": 9, "consistency_weight": 0.2}, recipe=_CROWDED),
+    "crowded topk + consistency": Arm("crowded", "consistency", {"k": 9, "consistency_weight": 0.2}, recipe=_CROWDED),
     "chrono": Arm("persistent", "chrono"),
     "batch_topk": Arm("persistent", "batch_topk"),
     "matryoshka": Arm("persistent", "matryoshka"),
@@ -71,6 +79,8 @@ ARMS: dict[str, Arm] = {
     **_twins("lagged topk, noise", "lagged", "topk", {}, noisy=True),
     **_twins("lagged input, noise", "lagged", "multiscale", _INPUT, noisy=True),
     **_twins("lagged input kernel 1, noise", "lagged", "multiscale", {**_INPUT, "kernel_size": 1}, noisy=True),
+    "slow topk": Arm("slow", "topk"),
+    "slow chrono": Arm("slow", "chrono"),
     "iid topk": Arm("iid", "topk"),
     "iid chrono": Arm("iid", "chrono"),
     "positional topk": Arm("positional", "topk"),
@@ -145,8 +155,9 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("without noise, input mixing gains nothing", "fve", "input", "topk", most=0.01),
     ],
     "consistency": [
-        Claim("consistency gains support F1", "f1", "feature + consistency", "feature", least=0.02),
-        Claim("at little cost", "fve", "feature + consistency", "feature", least=-0.02, relative=True),
+        Claim("consistency gains support F1", "f1", "crowded feature + consistency", "crowded feature", least=0.02),
+        Claim("at little cost", "fve", "crowded feature + consistency", "crowded feature", -0.02, relative=True),
+        Claim("on an encoder that can't look back it does less", "f1", "crowded topk + consistency", "crowded topk"),
     ],
     "chrono": [
         *[
@@ -154,6 +165,8 @@ CLAIMS: dict[str, list[Claim]] = {
             for other in ("topk", "batch_topk", "matryoshka", "tsae")
             for metric in ("fve", "f1")
         ],
+        Claim("chrono beats topk on slow features in fve", "fve", "slow chrono", "slow topk", least=0.0),
+        Claim("chrono beats topk on slow features in f1", "f1", "slow chrono", "slow topk", least=0.0),
         Claim("without persistence it equals TopK", "fve", "iid chrono", "iid topk", -0.01, 0.01, relative=True),
     ],
     "positional": [
@@ -166,9 +179,12 @@ CLAIMS: dict[str, list[Claim]] = {
         ),
         Claim("at little cost", "fve", "tsae (paper)", "matryoshka of two (equal)", -0.02, relative=True),
         Claim("so are the release's", "smoothness", "tsae", "matryoshka of two", most=0.0),
-        Claim("at little cost too", "fve", "tsae", "matryoshka of two", -0.02, relative=True),
+        Claim("their cost", "fve", "tsae", "matryoshka of two", relative=True),
     ],
-    "tfa": [Claim("TFA reconstructs better at equal novel L0", "nmse", "tfa", "batch_topk", most=0.0)],
+    "tfa": [
+        Claim("TFA reconstructs better at equal novel L0", "nmse", "tfa", "batch_topk", most=0.0),
+        Claim("what is left of it when tokens are shuffled", "nmse", "tfa (shuffled)", "batch_topk (shuffled)"),
+    ],
 }
 
 
@@ -193,3 +209,38 @@ def judge(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dic
                 {"claim": claim.text, "metric": claim.metric, "values": values, "holds": held}
             )
     return judged
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The judged claims and the scores of every arm, as two tables."""
+    claims = ["| mechanism | claim | mean difference | seeds | bound | |", "|---|---|--:|--:|--:|---|"]
+    for mechanism, judged in results["claims"].items():
+        for claim, row in zip(CLAIMS[mechanism], judged, strict=True):
+            values = row["values"]
+            spread = f"{min(values):+.3f} to {max(values):+.3f}"
+            mark = ("holds" if row["holds"] else "**fails**") if _bound(claim) != "reported" else ""
+            about = f"{claim.text} ({claim.metric}{', relative' if claim.relative else ''})"
+            claims.append(f"| {mechanism} | {about} | {_interval(values)} | {spread} | {_bound(claim)} | {mark} |")
+    columns = ("fve", "fve_corrupted", "f1", "novel_l0", "mcc", "autocorrelation", "smoothness", "position_mass")
+    arms = [f"| arm | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
+    for arm, seeds in results["scores"].items():
+        cells = []
+        for column in columns:
+            values = [scores[column] for scores in seeds.values()]
+            cells.append("" if None in values else f"{sum(values) / len(values):.3f}")
+        arms.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join([*claims, "", *arms])
+
+
+def _bound(claim: Claim) -> str:
+    low = f"≥ {claim.least:+g}" if claim.least > float("-inf") else ""
+    high = f"≤ {claim.most:+g}" if claim.most < float("inf") else ""
+    return " and ".join(filter(None, (low, high))) or "reported"
+
+
+def _interval(values: list[float]) -> str:
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return f"{mean:+.3f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{mean:+.3f} ±{half:.3f}"

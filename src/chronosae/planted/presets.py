@@ -51,6 +51,13 @@ def _causal_edges(probability: float) -> tuple[EdgeGroup, ...]:
 
 PLANTED: dict[str, PlantedSpec] = {
     "persistent": _small(_persistent(96), _iid(96)),
+    "crowded": PlantedSpec(
+        d_in=48,
+        groups=(
+            FeatureGroup(kind="persistent", n=96, rate=9 / 192, rho=0.95, magnitude_rho=0.99),
+            FeatureGroup(kind="iid", n=96, rate=9 / 192),
+        ),
+    ),
     "iid": _small(_iid(192)),
     "lagged": _small(
         FeatureGroup(kind="trigger", n=24, rate=_RATE),
@@ -95,7 +102,8 @@ PLANTED: dict[str, PlantedSpec] = {
         edges=(EdgeGroup(shape="pair", count=24, among=("trigger", "partner"), lags=(1, 2, 4)),),
     ),
 }
-"""`persistent`: half of the features persist (the main one). `iid`: the same marginals without persistence. `lagged`: a
+"""`persistent`: half of the features persist (the main one). `crowded`: the same with nine
+active features a token, in longer sequences. `iid`: the same marginals without persistence. `lagged`: a
 trigger makes its partner fire 1, 2 or 4 tokens later, an echo itself. `causal`: topics, persistence and 64 edges, with
 variants. `slow`: a quarter stays on for about a document. `positional`: half fire only in an eighth of the positions.
 `mixed`: some of each."""

@@ -122,7 +122,9 @@ def score(
 def run_arm(arm: Arm, *, seed: int, recipe: Recipe, heldout_sequences: int = 256) -> Scores:
     """Train and score one arm of `mechanisms`."""
     spec = PLANTED[arm.data]
-    sae = train(spec, arm.preset, arm.all_options(), seed=seed, recipe=replace(recipe, shuffle=arm.shuffle))
+    steps = recipe.steps * arm.recipe.get("steps", 1000) // 1000
+    recipe = replace(recipe, **{**arm.recipe, "steps": steps, "shuffle": arm.shuffle})
+    sae = train(spec, arm.preset, arm.all_options(), seed=seed, recipe=recipe)
     data = heldout(spec, heldout_sequences, seed, arm.shuffle)
     kind = arm.support_of()
     corruption = CORRUPTIONS.read(NOISE) if arm.noisy else None

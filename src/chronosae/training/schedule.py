@@ -18,3 +18,8 @@ def lr_multiplier(step: int, steps: int, warmup_steps: int, decay_fraction: floa
 def cosine_multiplier(step: int, steps: int) -> float:
     """1 at the first step, falling to 0 at the last along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps - 1, 1))))
+
+
+def warmup(step: int, steps: int, fraction: float) -> float:
+    """Share of a weight at `step`, which rises linearly over the first `fraction` of the steps."""
+    return min(1.0, (step + 1) / (int(fraction * steps) + 1))

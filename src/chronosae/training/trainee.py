@@ -9,12 +9,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Draws, Pass
-from chronosae.autoencoders.parts.terms import SteeredTerm
+from chronosae.autoencoders.parts.terms import SteeredTerm, TermSpec
 from chronosae.config import TrainingConfig
 from chronosae.objectives import StepContext, masked_mean, reconstruction_error, term_value, watch
 from chronosae.training.dead import DeadFeatures
 from chronosae.training.resample import resample
-from chronosae.training.schedule import cosine_multiplier, lr_multiplier
+from chronosae.training.schedule import cosine_multiplier, lr_multiplier, warmup
 from chronosae.training.sparsity import PenaltyWeight
 
 
@@ -146,9 +146,13 @@ class Trainee:
         for term in self.sae.cfg.terms:
             value = term_value(term, step)
             if value is not None:
-                steered = self.penalties.get(term.kind)
-                loss = loss + (steered.at(self.step_number) if steered else term.weight) * value
+                loss = loss + self._weight(term) * value
         return loss
+
+    def _weight(self, term: TermSpec) -> float:
+        if term.kind in self.penalties:
+            return self.penalties[term.kind].at(self.step_number)
+        return term.weight * warmup(self.step_number, self.steps, term.warmup_fraction)
 
     @staticmethod
     def _why_not_finite(batch: SequenceBatch, loss: Tensor) -> str:
@@ -158,13 +162,18 @@ class Trainee:
         return f"the {'gradient' if torch.isfinite(loss) else 'loss'} is not finite; a lower lr may help"
 
     def _clip(self) -> Tensor:
-        """Clip gradients as configured; returns the global norm before clipping."""
-        parameters = list(self.sae.parameters())
+        """Clip gradients as configured; returns the global norm before clipping.
+
+        Heads are clipped apart: what a predictor beside the codes learns must not slow the codes down.
+        """
+        heads = set(self.sae.heads.parameters())
+        parameters = [p for p in self.sae.parameters() if p not in heads]
         if self.cfg.clip == "norm":
+            clip_grad_norm_(heads, self.cfg.clip_norm)
             return clip_grad_norm_(parameters, self.cfg.clip_norm)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.cfg.clip == "parameter":
-            for parameter in parameters:
+            for parameter in self.sae.parameters():
                 clip_grad_norm_([parameter], self.cfg.clip_norm)
         return norm
 
@@ -178,8 +187,8 @@ class Trainee:
 
     @torch.no_grad()
     def _account(self, forward: Pass, loss: Tensor, grad_norm: Tensor) -> None:
-        self.dead.update(forward.codes, forward.mask.sum())
-        l0 = masked_mean(forward.codes.l0().to(loss.dtype), forward.mask)
+        self.dead.update(forward.codes.chosen(), forward.mask.sum())
+        l0 = masked_mean(forward.codes.chosen().l0().to(loss.dtype), forward.mask)
         for penalty in self.penalties.values():
             if penalty.steers:
                 penalty.observe(self.step_number, float(l0))

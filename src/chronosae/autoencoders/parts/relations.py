@@ -3,7 +3,7 @@
 Shapes: F features, w lags (lag k = 1..w at index k - 1), m candidate entries a target, r rank, n tokens.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -62,6 +62,9 @@ class CausalPredictionTerm(TermSpec):
                 " (use dense: false, low rank plus candidate pairs)"
             )
 
+    def check_spec(self, spec: Any) -> None:
+        self.check(spec.d_sae)
+
     def make_head(self, d_in: int, d_sae: int) -> nn.Module:
         return PredictionHead(self, d_sae)
 
@@ -78,6 +81,10 @@ class CorrelationTerm(TermSpec):
     weight: Weight = 0.1
     sample_tokens: Positive | None = 128
     """Target tokens a step; None: all."""
+
+    def check_spec(self, spec: Any) -> None:
+        if not any(term.kind == "causal_prediction" for term in spec.terms):
+            raise ValueError("the correlation term needs the causal_prediction term, whose W it shares; add both")
 
 
 @WATCHERS.add

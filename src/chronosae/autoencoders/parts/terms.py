@@ -4,7 +4,7 @@ What a term computes is a function in `objectives`; weights that only a term nee
 which the autoencoder carries so that they train, save and move with it.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,6 +23,11 @@ class TermSpec(PartSpec):
     """The term has no units: its weight is a share of an input's mean energy, d_in in normalised units."""
     weight: Weight = 1.0
     """Weight of the term beside the reconstruction error (sum over d_in, mean over tokens)."""
+    warmup_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps over which the weight rises linearly from zero."""
+
+    def check_spec(self, spec: Any) -> None:
+        """ValueError when the rest of the autoencoder's spec can't go with this term."""
 
     def make_head(self, d_in: int, d_sae: int) -> nn.Module | None:
         """Weights of the term's own, if it has any."""
@@ -46,12 +51,22 @@ class L1Term(SteeredTerm):
     decoder_weighted: bool = False
     """Weigh each feature by its decoder norm, which is then free (Conerly et al. 2024)."""
 
+    def check_spec(self, spec: Any) -> None:
+        if self.decoder_weighted and spec.activation.kind not in ("relu", "jump_relu", "gated"):
+            raise ValueError(
+                f"the decoder-weighted l1 term needs a code for every feature; {spec.activation.kind} gives a choice"
+            )
+
 
 @TERMS.add
 class L0Term(SteeredTerm):
     """`weight * mean_t ||z_t||_0` through the straight-through estimate of `jump_relu` (arXiv 2407.14435)."""
 
     kind: Literal["l0"] = "l0"
+
+    def check_spec(self, spec: Any) -> None:
+        if spec.activation.kind != "jump_relu":
+            raise ValueError("the l0 term needs the thresholds of the jump_relu activation")
 
 
 @TERMS.add
@@ -179,12 +194,20 @@ class WindowTerm(TermSpec):
 
     kind: Literal["window"] = "window"
 
+    def check_spec(self, spec: Any) -> None:
+        if spec.body.kind != "crosscoder":
+            raise ValueError("the window term needs codes that decode to a window: the presets txc and stacked")
+
 
 @TERMS.add
 class NovelL1Term(TermSpec):
     """`weight * mean_t sum_f |z_n,tf|`: L1 on the novel codes of the predictive body alone (arXiv 2511.01836)."""
 
     kind: Literal["novel_l1"] = "novel_l1"
+
+    def check_spec(self, spec: Any) -> None:
+        if spec.body.kind != "predictive":
+            raise ValueError("the novel_l1 term needs novel codes: the preset tfa")
 
 
 class NextTokenHead(nn.Module):

@@ -55,7 +55,7 @@ def _make(options: CausalOptions, d_in: int, normalisation: Normalisation) -> Sp
         d_in,
         normalisation,
         terms=[prediction, correlation] if options.correlation_weight else [prediction],
-        trackers=[tracker, *options.trackers],
+        trackers=[*([] if any(t.kind == tracker.kind for t in options.trackers) else [tracker]), *options.trackers],
     )
 
 

@@ -19,7 +19,7 @@ class ChronoOptions(PartsOptions):
     """Taps of each dilation, the current token's included."""
     window: Annotated[int, Field(ge=2)] = 8
     """Tokens in a window of the consistency term."""
-    consistency_weight: Annotated[float, Field(ge=0)] = 0.1
+    consistency_weight: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the consistency term; 0 leaves the kernels alone."""
 
 
