@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge
+from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge, markdown
 
 
 def main() -> None:
@@ -29,8 +29,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", choices=list(CLAIMS), help="mechanisms; all by default")
+    parser.add_argument("--page", type=Path, help="write the tables between the markers of this page, train nothing")
     parser.add_argument("--json", action="store_true", help="print the judged claims as one JSON object")
     args = parser.parse_args()
+    if args.page:
+        _write_page(args.page, json.loads(args.out.read_text(encoding="utf-8")))
+        return
     chosen = args.only or list(CLAIMS)
     arms = [*dict.fromkeys(arm for mechanism in chosen for arm in arms_of(mechanism))]
     if not args.only:
@@ -49,6 +53,13 @@ def main() -> None:
     results["claims"] = judge(results["scores"])
     _save(results, args.out)
     print(json.dumps(results["claims"]) if args.json else _table(results["claims"]))
+
+
+def _write_page(page: Path, results: dict[str, Any]) -> None:
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split("<!-- tables -->")
+    after = rest.split("<!-- /tables -->")[1]
+    page.write_text(f"{before}<!-- tables -->\n\n{markdown(results)}\n\n<!-- /tables -->{after}", encoding="utf-8")
 
 
 def _run(arm: str, seed: int, steps: int) -> dict[str, float | None]:
