@@ -88,3 +88,13 @@ def test_with_masked_gradients_no_term_teaches_the_decoder_where_features_are_cl
     trained.step(batch())
     # Rows are brought back to norm 1 after the step, which may round.
     torch.testing.assert_close(trained.sae.W_dec, before, rtol=0, atol=1e-6)
+
+
+def test_a_mixer_computed_twice_gives_the_same_gradients() -> None:
+    kept = trainee("multiscale", mixer={"kind": "conv"}, kernel=None, placement="input")
+    again = trainee("multiscale", mixer={"kind": "conv", "checkpoint": True}, kernel=None, placement="input")
+    for _ in range(3):
+        kept.step(batch())
+        again.step(batch())
+    for (name, left), right in zip(kept.sae.named_parameters(), again.sae.parameters(), strict=True):
+        torch.testing.assert_close(left, right, msg=name)

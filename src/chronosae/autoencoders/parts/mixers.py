@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+import torch.utils.checkpoint
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -53,6 +54,8 @@ class InputConv(MixerSpec):
     """Look ahead as far as back (for analysis; such an autoencoder can't stream)."""
     lr_multiplier: float = Field(default=1.0, gt=0)
     """Learning rate of the mixer, relative to the run's."""
+    checkpoint: bool = False
+    """Compute the mixer again in the backward pass instead of keeping its shifted copies: less memory, more time."""
 
     @model_validator(mode="after")
     def _sound(self) -> "InputConv":
@@ -103,6 +106,11 @@ class _InputConv(nn.Module):
     def forward(
         self, h: Float[Tensor, "batch pos d_in"], layout: Layout | None, past: Past | None
     ) -> Float[Tensor, "batch pos d_in"]:
+        if self.cfg.checkpoint and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(self._mix, h, layout, past, use_reentrant=False)
+        return self._mix(h, layout, past)
+
+    def _mix(self, h: Tensor, layout: Layout | None, past: Past | None) -> Tensor:
         lags = {offset * rate for rate in self.cfg.rates for offset in self.cfg.offsets}
         moved = {lag: shifted(h, lag, layout, past) for lag in sorted(lags)}
         scales = [self._scale(index, rate, moved) for index, rate in enumerate(self.cfg.rates)]

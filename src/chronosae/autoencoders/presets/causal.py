@@ -19,7 +19,7 @@ class CausalOptions(PartsOptions):
     tau: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """An interaction R counts when 2R - 1 exceeds this (also tried: 0.15)."""
     prediction_weight: Annotated[float, Field(gt=0)] = 0.1
-    """Weight of the prediction's negative log-likelihood, which the codes never feel."""
+    """Weight of the prediction's negative log-likelihood, which the codes never feel (it is clipped apart)."""
     correlation_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the RMS of 2R - 1, which the codes do feel (the design's value: 0.1); 0 switches it off."""
     rank: Positive = 16

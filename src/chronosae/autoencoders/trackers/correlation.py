@@ -29,7 +29,7 @@ class TemporalCorrelationTracker(TensorState):
     exact counts for the `entries` most surprising triples of each target, which enter and leave by z (`Candidates`);
     and, after `measure()`, second moments of the candidates then held (`CandidateMoments`), on which
     `chronosae.analysis` regresses. Choosing candidates and measuring them on later tokens keeps the choice honest.
-    No pair crosses a document or a sequence. Memory is O(F entries^2) and never F x F.
+    No pair crosses a document or a sequence. Memory is O(F entries^2) and a sketch of at most 2^24 cells.
 
     C, the original baseline, is the exponential average of interactions R of held triples: one update a step with the
     mean over the step's co-active pairs, C <- (1 - alpha) C + alpha R; a triple absent from a step counts as R = 0,
