@@ -54,20 +54,28 @@ def test_every_arm_is_compared_at_equal_l0(committed: dict) -> None:
         data = ARMS[arm].data
         if data == "positional" and ARMS[arm].options.get("mask") in ("hard", "slices"):
             continue  # their capacity differs from position to position
+        k = ARMS[arm].all_options()["k"]
         for scores in seeds.values():
-            assert 0.8 * 7 <= scores["novel_l0"] <= 7.4, (arm, scores["novel_l0"])
+            # Fewer than k fire where a token holds little; under noise on sparse data up to a quarter fewer.
+            assert 0.75 * k <= scores["novel_l0"] <= 1.06 * k, (arm, scores["novel_l0"])
 
 
 def test_small_runs_show_feature_kernels_consistency_and_their_controls() -> None:
-    arms = ["topk", "feature", "topk (shuffled)", "feature (shuffled)", "feature + consistency"]
+    arms = [
+        "crowded topk",
+        "crowded feature",
+        "crowded feature + consistency",
+        "topk (shuffled)",
+        "feature (shuffled)",
+    ]
     scores = train(arms, steps=500, seeds=2)
     for seed in "01":
         at = {arm: scores[arm][seed] for arm in arms}
-        assert at["feature"]["fve"] > at["topk"]["fve"] + 0.005
-        assert at["feature"]["f1"] > at["topk"]["f1"] + 0.008
+        assert at["crowded feature"]["fve"] > at["crowded topk"]["fve"] + 0.005
+        assert at["crowded feature"]["f1"] > at["crowded topk"]["f1"] + 0.02
         assert at["feature (shuffled)"]["fve"] < at["topk (shuffled)"]["fve"] + 0.01
-        assert at["feature + consistency"]["f1"] > at["feature"]["f1"]
-        assert at["feature + consistency"]["autocorrelation"] > at["feature"]["autocorrelation"]
+        assert at["crowded feature + consistency"]["f1"] > at["crowded feature"]["f1"]
+        assert at["crowded feature + consistency"]["autocorrelation"] > at["crowded feature"]["autocorrelation"]
 
 
 def test_small_runs_show_input_mixing_under_noise_and_its_control() -> None:

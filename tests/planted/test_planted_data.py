@@ -38,8 +38,9 @@ def test_activations_are_the_codes_times_a_dictionary_of_unit_rows(name: str) ->
 
 
 @each_preset
-def test_about_nine_features_fire_at_a_token(name: str) -> None:
-    assert 8 < generate(PLANTED[name], 100, seed=0).mean_l0() < 11
+def test_as_many_features_fire_at_a_token_as_the_page_says(name: str) -> None:
+    expected = 9.5 if name == "crowded" or name.startswith("causal") else 5 if name == "lagged" else 7
+    assert generate(PLANTED[name], 100, seed=0).mean_l0() == pytest.approx(expected, rel=0.15)
 
 
 @each_preset
@@ -151,8 +152,8 @@ def test_positional_features_fire_only_in_their_band() -> None:
     chosen = data.features("positional")
     on = torch.from_numpy(firing(data))
     assert not (on & ~data.profile.T).any()
-    assert (data.profile[chosen].sum(1) == 16).all() and data.profile[data.features("iid")].all()
-    assert on.any(0).T[chosen].double().sum(1).min() > 14
+    assert (data.profile[chosen].sum(1) == 8).all() and data.profile[data.features("iid")].all()
+    assert on.any(0).T[chosen].double().sum(1).min() > 6
 
 
 def test_slow_features_stay_on_for_about_a_document() -> None:

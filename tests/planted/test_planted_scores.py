@@ -172,9 +172,9 @@ def test_position_mass_is_the_share_inside_the_planted_positions(seed: int) -> N
 def test_position_mass_is_one_for_the_truth_and_the_share_of_positions_for_a_flat_mask() -> None:
     data = generate(PLANTED["positional"], 50, seed=0)
     matching = match(data.dictionary, data.dictionary)
-    weights = position_weights(data.codes, data.positions, 128, data.mask)
+    weights = position_weights(data.codes, data.positions, 64, data.mask)
     assert position_mass(weights, matching, data.profile) == pytest.approx(1)
-    assert position_mass(torch.ones(128, 192), matching, data.profile) == pytest.approx(1 / 8)
+    assert position_mass(torch.ones(64, 192), matching, data.profile) == pytest.approx(1 / 8)
 
 
 def test_position_mass_refuses_what_is_no_mass() -> None:

@@ -102,8 +102,8 @@ PLANTED: dict[str, PlantedSpec] = {
         edges=(EdgeGroup(shape="pair", count=24, among=("trigger", "partner"), lags=(1, 2, 4)),),
     ),
 }
-"""`persistent`: half of the features persist (the main one). `crowded`: the same with nine
-active features a token, in longer sequences. `iid`: the same marginals without persistence. `lagged`: a
-trigger makes its partner fire 1, 2 or 4 tokens later, an echo itself. `causal`: topics, persistence and 64 edges, with
+"""`persistent`: half of the features persist (the main one). `crowded`: the same with nine active features a token, in
+longer sequences. `iid`: the same marginals without persistence. `lagged`: most features fire again 1, 2 and 4 tokens
+later, triggers make their partner fire. `causal`: topics, persistence and 64 edges, with
 variants. `slow`: a quarter stays on for about a document. `positional`: half fire only in an eighth of the positions.
 `mixed`: some of each."""
