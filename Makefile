@@ -34,6 +34,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/harvest.py
 	$(BIN)/python benchmarks/trainer_overhead.py
+	$(BIN)/python benchmarks/temporal_tax.py
 
 docs: $(STAMP)
 	$(BIN)/chronosae config --markdown > docs/configuration.md

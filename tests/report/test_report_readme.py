@@ -54,6 +54,16 @@ def test_the_performance_page_shows_the_measured_ratios(name: str) -> None:
     assert f"{measured['ratio']:.3f}" in row and measured["ok"]
 
 
+def test_the_performance_page_shows_what_sequence_aware_steps_cost() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "temporal_tax.json").read_text())
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if "benchmarks/temporal_tax.py" in line)
+    shown = {"multiscale (input)": "input placement"}
+    for name, ratio in measured["ratio"].items():
+        assert name == "topk" or f"{shown.get(name, name)} {ratio:.2f}" in row
+    assert measured["ok"]
+
+
 def test_every_link_between_our_pages_leads_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
