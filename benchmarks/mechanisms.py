@@ -1,6 +1,6 @@
 """Trains every arm of `chronosae.planted.mechanisms` and judges every claim.
 
-python benchmarks/mechanisms.py [--out results/planted/mechanisms.json] [--seeds 5] [--steps 1000] [--only multiscale]
+python benchmarks/mechanisms.py [--out results/planted/mechanisms.json] [--seeds 5] [--steps 2500] [--only multiscale]
 
 Arms already in the results file at the same recipe are kept, so an interrupted run goes on where it stopped.
 """
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/planted/mechanisms.json"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", nargs="*", choices=list(CLAIMS), help="mechanisms; all by default")
     parser.add_argument("--page", type=Path, help="write the tables between the markers of this page, train nothing")

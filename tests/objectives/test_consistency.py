@@ -64,15 +64,40 @@ def test_it_equals_the_variance_of_every_window_and_so_does_its_gradient(
     torch.testing.assert_close(fast_grad, slow_grad, rtol=1e-10, atol=1e-10)
 
 
+def persistence(z: Tensor, mask: Tensor, doc_ids: Tensor) -> Tensor:
+    """P(fires | fired at the unmasked token before) of each feature, one document at a time."""
+    fired, followed = torch.zeros(z.shape[-1]), torch.zeros(z.shape[-1])
+    for row in range(z.shape[0]):
+        for doc in doc_ids[row].unique():
+            on = z[row][(doc_ids[row] == doc) & mask[row]] != 0
+            fired += on[1:].sum(0)
+            followed += (on[1:] & on[:-1]).sum(0)
+    return followed / fired.clamp(min=1)
+
+
+@given(seed=st.integers(0, 1000), masked=st.sampled_from([0.0, 0.3]))
+def test_by_persistence_each_feature_counts_as_often_as_it_stays(seed: int, masked: float) -> None:
+    codes = sparse(2, 25, d_sae=5, slots=3, seed=seed)
+    mask, doc_ids = documents(2, 25, seed, masked)
+    z, share = codes.dense(), persistence(codes.dense(), mask, doc_ids)
+    fired = (z[mask] != 0).any(0)
+    alone = [window_by_window(z * (torch.arange(5) == f), mask, doc_ids, 4) for f in range(5)]
+    expected = (torch.stack(alone) * share)[fired].sum() / fired.sum().clamp(min=1)
+    weighed = consistency_error(codes, mask, doc_ids, 4, by_persistence=True)
+    torch.testing.assert_close(weighed, expected.to(weighed.dtype), rtol=1e-6, atol=1e-8)
+
+
 def test_gradcheck_through_variance_and_scale() -> None:
     codes = sparse(2, 12, d_sae=6, slots=3, seed=3)
     mask, doc_ids = documents(2, 12, seed=3)
     values = torch.where(codes.values == 0, 0.7, codes.values.detach()).requires_grad_()
 
-    def error(v: Tensor) -> Tensor:
-        return consistency_error(SparseCodes(v, None, codes.indices, 6), mask, doc_ids, window=3)
+    def error(v: Tensor, by_persistence: bool = False) -> Tensor:
+        z = SparseCodes(v, None, codes.indices, 6)
+        return consistency_error(z, mask, doc_ids, window=3, by_persistence=by_persistence)
 
     assert torch.autograd.gradcheck(error, values)
+    assert torch.autograd.gradcheck(lambda v: error(v, by_persistence=True), values)
 
 
 def test_dense_codes_give_what_sparse_codes_give() -> None:

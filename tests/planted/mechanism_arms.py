@@ -1,6 +1,6 @@
 """Trains arms of the mechanisms study in a process of its own, without the shape checker, and prints their scores.
 
-python mechanism_arms.py STEPS SEEDS ARM ...
+python mechanism_arms.py STEPS LR SEEDS ARM ...
 """
 
 import json
@@ -14,16 +14,17 @@ from chronosae.planted.mechanisms import ARMS
 from chronosae.planted.study import Recipe, run_arm
 
 
-def run(job: tuple[str, int, int]) -> dict[str, float | None]:
+def run(job: tuple[str, int, Recipe]) -> dict[str, float | None]:
     """Scores of one arm and seed."""
-    arm, seed, steps = job
+    arm, seed, recipe = job
     torch.set_num_threads(1)
-    return asdict(run_arm(ARMS[arm], seed=seed, recipe=Recipe(steps=steps), heldout_sequences=128))
+    return asdict(run_arm(ARMS[arm], seed=seed, recipe=recipe, heldout_sequences=128))
 
 
 if __name__ == "__main__":
-    steps, seeds, arms = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    jobs = [(arm, seed, steps) for seed in range(seeds) for arm in arms]
+    recipe = Recipe(steps=int(sys.argv[1]), lr=float(sys.argv[2]))
+    seeds, arms = int(sys.argv[3]), sys.argv[4:]
+    jobs = [(arm, seed, recipe) for seed in range(seeds) for arm in arms]
     torch.set_num_threads(1)
     with ProcessPoolExecutor(2) as pool:
         done = list(pool.map(run, jobs))

@@ -12,14 +12,22 @@ from pathlib import Path
 import pytest
 
 from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge, markdown
+from chronosae.planted.study import Recipe
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "planted" / "mechanisms.json"
 Scores = dict[str, dict[str, dict[str, float | None]]]
 
 
-def train(arms: list[str], *, steps: int, seeds: int) -> Scores:
-    command = [sys.executable, str(Path(__file__).with_name("mechanism_arms.py")), str(steps), str(seeds), *arms]
+def train(arms: list[str], *, seeds: int, steps: int = 500, lr: float = 5e-3) -> Scores:
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("mechanism_arms.py")),
+        str(steps),
+        str(lr),
+        str(seeds),
+        *arms,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -68,7 +76,7 @@ def test_small_runs_show_feature_kernels_consistency_and_their_controls() -> Non
         "topk (shuffled)",
         "feature (shuffled)",
     ]
-    scores = train(arms, steps=500, seeds=2)
+    scores = train(arms, seeds=2)
     for seed in "01":
         at = {arm: scores[arm][seed] for arm in arms}
         assert at["crowded feature"]["fve"] > at["crowded topk"]["fve"] + 0.005
@@ -80,7 +88,7 @@ def test_small_runs_show_feature_kernels_consistency_and_their_controls() -> Non
 
 def test_small_runs_show_input_mixing_under_noise_and_its_control() -> None:
     arms = ["topk, noise", "input, noise", "input kernel 1, noise"]
-    scores = train(arms, steps=500, seeds=1)
+    scores = train(arms, seeds=1)
     gained = {arm: scores[arm]["0"]["fve_corrupted"] for arm in arms}
     assert gained["input, noise"] > gained["topk, noise"] + 0.015
     assert gained["input, noise"] > gained["input kernel 1, noise"] + 0.015
@@ -88,7 +96,7 @@ def test_small_runs_show_input_mixing_under_noise_and_its_control() -> None:
 
 def test_small_runs_show_masks_that_find_planted_positions() -> None:
     arms = ["positional topk", "positional soft", "positional importance"]
-    scores = train(arms, steps=500, seeds=1)
+    scores = train(arms, seeds=1)
     mass = {arm: scores[arm]["0"]["position_mass"] for arm in arms}
     assert mass["positional soft"] > mass["positional topk"] + 0.03
     assert mass["positional importance"] > mass["positional topk"]
@@ -98,7 +106,7 @@ def test_small_runs_show_masks_that_find_planted_positions() -> None:
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("mechanism", list(CLAIMS))
 def test_every_claim_that_held_holds_again_at_full_size(mechanism: str, committed: dict) -> None:
-    scores = train(arms_of(mechanism), steps=committed["steps"], seeds=1)
+    scores = train(arms_of(mechanism), seeds=1, steps=committed["steps"], lr=Recipe().lr)
     held = {claim["claim"] for claim in committed["claims"][mechanism] if claim["holds"]}
     for claim in judge(scores)[mechanism]:
         assert claim["holds"] or claim["claim"] not in held, claim

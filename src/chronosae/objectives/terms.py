@@ -147,7 +147,8 @@ def _code_separation(term: specs.CodeSeparationTerm, step: StepContext) -> Tenso
 @computes(specs.ConsistencyTerm)
 def _consistency(term: specs.ConsistencyTerm, step: StepContext) -> Tensor:
     layout, doc_ids = _sequences(term, step)
-    return consistency_error(step.forward.codes, layout.mask, doc_ids, window=term.window)
+    codes = step.forward.codes
+    return consistency_error(codes, layout.mask, doc_ids, term.window, by_persistence=term.by_persistence)
 
 
 @computes(specs.CrossPositionTerm)

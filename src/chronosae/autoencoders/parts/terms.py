@@ -149,6 +149,8 @@ class ConsistencyTerm(TermSpec):
     weight: Weight = 0.1
     window: int = Field(default=8, ge=2)
     """Consecutive unmasked tokens of one document in a window; one has no variance."""
+    by_persistence: bool = False
+    """Multiply each feature's share by P(it fires | it fired a token before): what never persists is left alone."""
 
 
 @TERMS.add

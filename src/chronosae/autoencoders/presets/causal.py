@@ -62,7 +62,7 @@ def _make(options: CausalOptions, d_in: int, normalisation: Normalisation) -> Sp
 PRESET = Preset(
     name="causal",
     summary="TopK; beside it, which features predict which 1 to 4 tokens later, and a tracker of their co-activation",
-    paper="ChronoSAE, DESIGN 5.C",
+    paper="this project",
     options=CausalOptions,
     make=_make,
 )

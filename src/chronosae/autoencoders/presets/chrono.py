@@ -19,8 +19,8 @@ class ChronoOptions(PartsOptions):
     """Taps of each dilation, the current token's included."""
     window: Annotated[int, Field(ge=2)] = 8
     """Tokens in a window of the consistency term."""
-    consistency_weight: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the consistency term; 0 leaves the kernels alone."""
+    consistency_weight: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of the consistency term, each feature's share by its persistence; 0 leaves the kernels alone."""
 
 
 def _make(options: ChronoOptions, d_in: int, normalisation: Normalisation) -> Spec:
@@ -30,7 +30,7 @@ def _make(options: ChronoOptions, d_in: int, normalisation: Normalisation) -> Sp
         options,
         d_in,
         normalisation,
-        terms=[ConsistencyTerm(weight=weight, window=options.window)] if weight else [],
+        terms=[ConsistencyTerm(weight=weight, window=options.window, by_persistence=True)] if weight else [],
         kernel=FeatureConv(rates=options.rates, kernel_size=options.kernel_size),
     )
 
@@ -38,7 +38,7 @@ def _make(options: ChronoOptions, d_in: int, normalisation: Normalisation) -> Sp
 PRESET = Preset(
     name="chrono",
     summary="recommended: a temporal kernel a feature, consistency, TopK",
-    paper="ChronoSAE, DESIGN 4",
+    paper="this project",
     options=ChronoOptions,
     make=_make,
 )

@@ -76,7 +76,7 @@ def _make(options: MultiscaleOptions, d_in: int, normalisation: Normalisation) -
 PRESET = Preset(
     name="multiscale",
     summary="dilated convolutions along the context, of features or of inputs; cosine separation",
-    paper="ChronoSAE, DESIGN 5.A",
+    paper="this project",
     options=MultiscaleOptions,
     make=_make,
 )

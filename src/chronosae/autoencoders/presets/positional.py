@@ -64,7 +64,7 @@ def _make(options: PositionalOptions, d_in: int, normalisation: Normalisation) -
 PRESET = Preset(
     name="positional",
     summary="TopK under a mask of positions: soft, importance, hard, slices or groups",
-    paper="ChronoSAE, DESIGN 5.D",
+    paper="this project",
     options=PositionalOptions,
     make=_make,
 )
