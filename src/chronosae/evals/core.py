@@ -7,7 +7,6 @@ First every autoencoder's reconstruction over `cfg.tokens` tokens, which also gi
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +23,7 @@ from chronosae.evals.moments import MomentSums, SiteMoments
 from chronosae.evals.pca import PCALine
 from chronosae.evals.reconstruction import ReconstructionSums, ReconstructionTotals
 from chronosae.evals.saebench_variants import BatchVariants
+from chronosae.evals.workbench import encode, evaluating
 from chronosae.subject import Subject
 
 Batches = Callable[[int], Iterator[SequenceBatch]]
@@ -52,7 +52,7 @@ def evaluate_core(
     """
     assert saes, "no autoencoder to evaluate"
     start = time.perf_counter()
-    with _evaluating(saes):
+    with evaluating(saes):
         first = _reconstruct(saes, site, batches, cfg)
         finite = {name: sae for name, sae in saes.items() if first.totals[name].finite and _weights_finite(sae)}
         second, data = _behave(finite, subject, batches, cfg, first)
@@ -214,19 +214,5 @@ def _unmasked(batch: SequenceBatch, site: str) -> tuple[Float[Tensor, "n d_in"],
 
 def _encode_decode(sae: Autoencoder, batch: SequenceBatch) -> tuple[Codes, Float[Tensor, "batch pos d_in"]]:
     """Whole sequences in, as the autoencoder sees them in training."""
-    local = batch.to(sae.b_dec.device)
-    codes = sae.encode(local.acts, local.mask, positions=local.positions, doc_ids=local.doc_ids)
+    codes = encode(sae, batch)
     return codes, sae.decode(codes)
-
-
-@contextmanager
-def _evaluating(saes: Mapping[str, Autoencoder]) -> Iterator[None]:
-    """Evaluation mode for the time of the pass; each autoencoder's own mode afterwards."""
-    modes = {name: sae.training for name, sae in saes.items()}
-    try:
-        for sae in saes.values():
-            sae.eval()
-        yield
-    finally:
-        for name, sae in saes.items():
-            sae.train(modes[name])

@@ -10,6 +10,7 @@ from chronosae.config import CoreEvalConfig
 from chronosae.evals.core_result import CoreResult
 from chronosae.evals.envelope import Provenance, envelope, write_envelope
 from chronosae.evals.features import FeatureTable
+from chronosae.evals.sae_config import sae_cfg_dict
 
 # SAEBench's names first in each category, ours after them.
 CATEGORIES: dict[str, tuple[str, ...]] = {
@@ -56,9 +57,6 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# Our kinds of normalisation by SAELens' names for the same operations. Autoencoders take and give raw activations.
-NORMALISATIONS = {"dataset": "expected_average_only_in", "token": "constant_norm_rescale", "none": "none"}
-
 # Decimals of per-feature numbers, as SAEBench rounds them.
 DECIMALS = 10
 
@@ -85,7 +83,7 @@ def core_envelope(
         metrics=metrics,
         details=_details(result.features),
         sae_name=name,
-        sae_cfg_dict=_sae_cfg_dict(sae, result, provenance),
+        sae_cfg_dict=sae_cfg_dict(sae, data.site, data.context, provenance),
         block=_block(result, cfg, provenance),
         eval_id=eval_id,
     )
@@ -119,32 +117,6 @@ def _eval_config(result: CoreResult, cfg: CoreEvalConfig, provenance: Provenance
         **{f"compute_{what}": True for what in computed},
         "exclude_special_tokens_from_reconstruction": provenance.exclude_special,
         "verbose": False,
-    }
-
-
-def _sae_cfg_dict(sae: Autoencoder, result: CoreResult, provenance: Provenance) -> dict[str, Any]:
-    """SAEBench's `CustomSAEConfig` fields; its notebooks read architecture, d_sae and training_tokens."""
-    site = result.data.site
-    layer = next((int(part) for part in site.split(".") if part.isdigit()), 0)
-    return {
-        "model_name": provenance.subject,
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        "hook_layer": layer,
-        "hook_name": site,
-        "hook_head_index": None,
-        "context_size": result.data.context,
-        "architecture": sae.cfg.preset,
-        "activation_fn_str": sae.cfg.activation.kind,
-        "apply_b_dec_to_input": True,
-        "normalize_activations": NORMALISATIONS[sae.cfg.normalisation.kind],
-        "prepend_bos": provenance.prepend_bos,
-        "dtype": str(sae.b_dec.dtype).removeprefix("torch."),
-        "device": provenance.device,
-        "dataset_path": provenance.dataset,
-        "seqpos_slice": [None],
-        "training_tokens": provenance.training_tokens,
-        **(provenance.training or {}),
     }
 
 

@@ -85,6 +85,7 @@ def envelope(
     sae_name: str,
     sae_cfg_dict: Mapping[str, Any],
     block: Mapping[str, Any],
+    unstructured: Mapping[str, Any] | None = None,
     eval_id: str | None = None,
 ) -> dict[str, Any]:
     """One result as SAEBench's JSON holds it.
@@ -94,6 +95,7 @@ def envelope(
         details: one flat mapping a row; None becomes -1.
         sae_name: SAEBench's release id, which its notebooks show.
         block: the `chronosae` block, where undefined stays null.
+        unstructured: SAEBench's `eval_result_unstructured`.
         eval_id: one UUID for everything evaluated together; a fresh one when absent.
     """
     values = (
@@ -108,7 +110,7 @@ def envelope(
         sae_name,
         None,
         dict(sae_cfg_dict),
-        {},
+        dict(unstructured or {}),
         {"schema": 1, "versions": versions(), **block},
     )
     return dict(zip(KEYS, values, strict=True))

@@ -1,0 +1,69 @@
+"""Data of one kind by name: registered sets, local files, hub sets; and what is missing, without reading any."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from chronosae.config import UserError
+from chronosae.evals.preflight import Missing
+
+DataT = TypeVar("DataT")
+Reader = Callable[[str], DataT]
+"""Split (`train` or `test`) -> the data."""
+
+
+class Providers(Generic[DataT]):
+    """Where data of one kind come from.
+
+    Arguments:
+        kind: for messages: `labelled texts`.
+        read_local: reads a file or folder and a split.
+        shape: what a local file must look like, for messages.
+    """
+
+    def __init__(self, kind: str, read_local: Callable[[Path, str], DataT], shape: str) -> None:
+        self.kind, self.shape = kind, shape
+        self._read_local = read_local
+        self._registered: dict[str, Reader[DataT]] = {}
+        self._hub: dict[str, tuple[Reader[DataT], Callable[[], str | None]]] = {}
+
+    def register(self, name: str, read: Reader[DataT]) -> None:
+        """Make `name` stand for data that need neither file nor network."""
+        self._registered[name] = read
+
+    def register_hub(self, name: str, read: Reader[DataT], problem: Callable[[], str | None]) -> None:
+        """Make `name` stand for a hub data set; `problem` says in a phrase why it can't be read, or None."""
+        self._hub[name] = (read, problem)
+
+    @property
+    def names(self) -> list[str]:
+        """What can be named, local files apart."""
+        return sorted([*self._registered, *self._hub])
+
+    def missing(self, name: str, key: str) -> Missing | None:
+        """What is wrong with `name`, given under the configuration key `key`; None when it can be opened."""
+        if name in self._registered:
+            return None
+        how = f"give a local path with --set {key}=PATH ({self.shape})"
+        if name in self._hub:
+            problem = self._hub[name][1]()
+            return None if problem is None else Missing(f"{self.kind} {name}", problem, how)
+        if Path(name).expanduser().exists():
+            return None
+        known = f"neither a local path nor one of {', '.join(self.names)}" if self.names else "no such local path"
+        return Missing(f"{self.kind} {name}", known, how)
+
+    def read(self, name: str, split: str, key: str) -> DataT:
+        """The data of one split.
+
+        Raises:
+            UserError: `missing` would have said so, or the file is damaged; the row is named.
+        """
+        missing = self.missing(name, key)
+        if missing is not None:
+            raise UserError(f"{key}: {missing.line()}")
+        if name in self._registered:
+            return self._registered[name](split)
+        if name in self._hub:
+            return self._hub[name][0](split)
+        return self._read_local(Path(name).expanduser(), split)
