@@ -42,7 +42,7 @@ def test_rows_know_where_each_token_stands(bench: Workbench) -> None:
 
 
 def test_text_cannot_forge_special_tokens(bench: Workbench) -> None:
-    special = [t for t in bench.subject.tokenizer.all_special_tokens if t][0]
+    special = bench.subject.tokenizer.all_special_tokens[0]
     rows = bench.read([f"a {special} b"], 32)
     assert not (rows.tokens[0, 1:] == bench.subject.tokenizer.convert_tokens_to_ids(special)).any()
 
