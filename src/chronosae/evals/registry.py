@@ -6,7 +6,9 @@ from typing import Any
 from chronosae.config import UserError
 from chronosae.evals.evaluation import EvalOptions, Evaluation
 
-_HOMES: dict[str, str] = {}
+_HOMES: dict[str, str] = {
+    "sparse_probing": "sparse_probing",
+}
 """Name -> module under `chronosae.evals` whose `EVALUATION` it is."""
 
 

@@ -1,0 +1,11 @@
+"""Sparse probing: how well k features alone tell a text's class (Gurnee et al. 2023, arXiv 2305.01610; SAEBench)."""
+
+from chronosae.evals.data.hub_labelled import register
+from chronosae.evals.sparse_probing.evaluation import SparseProbing
+from chronosae.evals.sparse_probing.options import SparseProbingOptions
+
+register()
+
+EVALUATION = SparseProbing()
+
+__all__ = ["EVALUATION", "SparseProbing", "SparseProbingOptions"]
