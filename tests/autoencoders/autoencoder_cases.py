@@ -17,6 +17,7 @@ D_IN, D_SAE, CONTEXT = 8, 24, 40
 Case = tuple[str, dict[str, Any]]
 
 # A row for every preset: options at this size.
+TFA = {"n_heads": 2, "n_attn_layers": 2, "bottleneck_factor": 3}
 OPTIONS: dict[str, dict[str, Any]] = {
     "relu_l1": {},
     "topk": {"k": 4},
@@ -31,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lagged": {"lags": 2, "entries": 4},
     "positional": {"k": 4, "context": CONTEXT},
     "tsae": {"k": 4},
-    "tfa": {"k": 4, "n_heads": 2, "n_attn_layers": 2, "bottleneck_factor": 3},
+    "tfa": {"k": 4, **TFA},
     "txc": {"k": 4, "window": 3},
     "stacked": {"k": 6, "window": 3},
     "chrono": {"k": 4, "window": 3, "rates": [1, 3]},
@@ -52,7 +53,6 @@ TERMS_FOR: dict[str, list[dict[str, Any]]] = {
 def mix(activation: str) -> Case:
     """Multiscale, consistency and positional in one autoencoder, with everything else that fits."""
     return "multiscale", {
-        "k": 4,
         "rates": [1, 3],
         "activation": {"kind": activation, **ACTIVATION_OPTIONS.get(activation, {})},
         "mixer": {"kind": "conv", "rates": [1, 2], "rank": 3},
@@ -81,9 +81,9 @@ VARIANTS: dict[str, Case] = {
     "input_centered": ("multiscale", {**INPUT, "centered": True, "rates": [1, 2]}),
     "layer_norm": ("chrono", {"k": 4, "window": 3, "norm": {"kind": "layer"}}),
     "batch_norm": ("consistency", {"k": 4, "window": 3, "norm": {"kind": "batch"}}),
-    "tfa_untied": ("tfa", {**OPTIONS["tfa"], "tied": False, "activation": {"kind": "jump_relu"}}),
-    "txc_batch_topk": ("txc", {"k": 4, "window": 3, "activation": {"kind": "batch_topk", "k": 4}}),
-    "stacked_relu": ("stacked", {"k": 6, "window": 3, "activation": {"kind": "relu"}}),
+    "tfa_untied": ("tfa", {**TFA, "tied": False, "activation": {"kind": "jump_relu"}}),
+    "txc_batch_topk": ("txc", {"window": 3, "activation": {"kind": "batch_topk", "k": 4}}),
+    "stacked_relu": ("stacked", {"window": 3, "activation": {"kind": "relu"}}),
     "lagged_topk": ("lagged", {**OPTIONS["lagged"], "k": 4}),
     "chrono_positional": (
         "chrono",

@@ -24,7 +24,7 @@ each_preset = pytest.mark.parametrize("preset", PRESETS)
 
 def make(preset: str, kind: str = "dataset", **options: Any) -> Crosscoder:
     norm = Normalisation(kind=kind, factor=1.7 if kind == "dataset" else 1.0)
-    options = {"k": 6, "window": T} | options
+    options = {**({} if options.get("activation") else {"k": 6}), "window": T} | options
     sae = build(preset, d_in=D, d_sae=F, normalisation=norm, seed=3, **options)
     assert isinstance(sae, Crosscoder)
     with torch.no_grad():

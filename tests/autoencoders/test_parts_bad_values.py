@@ -30,6 +30,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("consistency", {"activation": {"kind": "topk", "k": 25}}, "k (25) must be at most d_sae (24)"),
     ("consistency", {"activation": {"kind": "topk"}}, "activation.k is missing"),
     ("consistency", {"activation": {"kind": "top"}}, "activation: unknown activation kind 'top'; legal: relu, topk"),
+    ("consistency", {"k": 3, "activation": {"kind": "topk", "k": 3}}, "k means nothing beside activation"),
+    ("chrono", {"rates": [1], "kernel": {"kind": "conv"}}, "rates means nothing beside kernel"),
+    ("multiscale", {"rates": [1], "kernel": {"kind": "conv"}}, "rates means nothing beside kernel"),
+    ("multiscale", {"denoise": True, "corruption": {"kind": "gaussian"}}, "denoise means nothing beside corruption"),
+    ("positional", {"mask": "hard", "position_mask": {"kind": "soft", "context": 8}}, "mask means nothing beside"),
+    ("tfa", {"k": 3, "activation": {"kind": "relu"}}, "k means nothing beside activation"),
+    ("chrono", {"k_aux": 3, "activation": {"kind": "relu"}}, "k_aux is for activation functions that choose k"),
     ("consistency", {"activation": {"k": 3}}, "activation: unknown activation kind None; legal: relu, topk"),
     ("consistency", {"activation": {"kind": ["topk"]}}, "activation: unknown activation kind ['topk']"),
     ("consistency", {"activation": "topk"}, "activation: expected a mapping with `kind` (one of relu,"),
@@ -61,7 +68,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("preset", "options", "message"), BAD, ids=[f"{b[0]}-{b[2][:40]}" for b in BAD])
 def test_a_bad_value_is_one_clear_line(preset: str, options: dict[str, Any], message: str) -> None:
-    k = {} if "k" in options or preset in ("nope", "relu_l1") else {"k": 4}
+    k = {} if {"k", "activation"} & {*options} or preset in ("nope", "relu_l1") else {"k": 4}
     with pytest.raises(UserError) as error:
         chronosae.build(preset, d_in=D_IN, d_sae=D_SAE, **k, **options)
     text = str(error.value)

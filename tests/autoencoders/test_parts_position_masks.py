@@ -28,7 +28,6 @@ def positional(activation: str = "topk", **mask: object) -> Autoencoder:
         "positional",
         d_in=D_IN,
         d_sae=D_SAE,
-        k=4,
         aux_weight=0,
         activation={"kind": activation, **options},
         position_mask={"context": CONTEXT, **mask},

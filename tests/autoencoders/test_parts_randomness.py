@@ -64,7 +64,7 @@ def test_the_target_of_a_damaged_input_is_clean_and_encoding_is_undamaged(kind: 
 def dropout(activation: str, rate: float = 0.3) -> Autoencoder:
     options = {"k": 4} if activation == "topk" else {}
     part = {"kind": activation, **options}
-    return build("chrono", d_in=D_IN, d_sae=D_SAE, k=4, activation=part, feature_dropout=rate).double()
+    return build("chrono", d_in=D_IN, d_sae=D_SAE, activation=part, feature_dropout=rate).double()
 
 
 @pytest.mark.parametrize("activation", ["topk", "relu", "jump_relu"])

@@ -22,7 +22,8 @@ each_choice = pytest.mark.parametrize("options", CHOICES, ids=["one_layer", "two
 
 def make(kind: str = "dataset", **options: Any) -> PredictiveAutoencoder:
     norm = Normalisation(kind=kind, factor=1.7 if kind == "dataset" else 1.0)
-    options = {"k": 5, "n_heads": 2, "bottleneck_factor": 4} | options
+    k = {} if options.get("activation") else {"k": 5}
+    options = {**k, "n_heads": 2, "bottleneck_factor": 4} | options
     sae = build("tfa", d_in=D, d_sae=F, normalisation=norm, seed=3, **options).double()
     assert isinstance(sae, PredictiveAutoencoder)
     with torch.no_grad():
@@ -260,7 +261,7 @@ def persistent(g: torch.Generator, directions: torch.Tensor) -> SequenceBatch:
     "options", [{}, {"activation": {"kind": "batch_topk", "k": 5}}, {"activation": {"kind": "relu"}, "l1_weight": 0.1}]
 )
 def test_training_lowers_the_loss_with_finite_weights(options: dict[str, Any]) -> None:
-    sae = build("tfa", d_in=D, d_sae=F, n_heads=2, bottleneck_factor=4, **({"k": 5} | options))
+    sae = build("tfa", d_in=D, d_sae=F, n_heads=2, bottleneck_factor=4, **(options or {"k": 5}))
     member = Trainee("x", sae, "site", TrainingConfig(), steps=80, lr=5e-3, seed=0)
     g = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(16, D, generator=g), dim=1)

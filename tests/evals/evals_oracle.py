@@ -49,6 +49,7 @@ def _over_tokens(tokens: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float
         "relative_reconstruction_bias_pooled": sum(float(y @ y) for _, y, _ in tokens)
         / sum(float(x @ y) for x, y, _ in tokens),
         "l0": sum(int((f != 0).sum()) for _, _, f in tokens) / n,
+        "novel_l0": sum(int((f != 0).sum()) for _, _, f in tokens) / n,
         "l1": sum(float(f.sum()) for _, _, f in tokens) / n,
     }
 
@@ -86,7 +87,15 @@ def _over_features(sae: Autoencoder, codes: Tensor, where: list[tuple[int, int]]
         "normalized_freq_over_10_percent": sum(v for v in density if v > 0.1) / total,
         "average_max_encoder_cosine_sim": _average_max_cosine(sae.W_enc.T),
         "average_max_decoder_cosine_sim": _average_max_cosine(sae.W_dec),
+        "decoder_cosine_separation": _mean_squared_cosine(sae.W_dec),
+        "decoder_welch_floor": (sae.d_sae - sae.d_in) / (sae.d_in * (sae.d_sae - 1)),
     }
+
+
+def _mean_squared_cosine(vectors: Tensor) -> float:
+    n = len(vectors)
+    cosines = torch.cosine_similarity(vectors.unsqueeze(0), vectors.unsqueeze(1), dim=-1)
+    return float((cosines.square().sum() - n) / (n * (n - 1)))
 
 
 def _average_max_cosine(vectors: Tensor) -> float:

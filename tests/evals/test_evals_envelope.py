@@ -148,7 +148,7 @@ def test_undefined_metrics_are_minus_one_for_saebench_and_null_for_us(
     text = path.read_text(encoding="utf-8")
     assert "NaN" not in text and "Infinity" not in text
     read = json.loads(text)
-    assert read["eval_result_metrics"]["sparsity"] == {"l0": -1, "l1": -1}
+    assert read["eval_result_metrics"]["sparsity"] == {"l0": -1, "l1": -1, "novel_l0": -1}
     assert set(read["chronosae"]["metrics"].values()) == {None}
     assert read["chronosae"]["undefined"] == list(read["chronosae"]["metrics"])
     assert read["chronosae"]["flags"] == ["non_finite_output"]

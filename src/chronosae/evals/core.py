@@ -17,8 +17,10 @@ from chronosae.activations.batch import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import CoreEvalConfig, UserError
 from chronosae.evals import behaviour, core_metrics
+from chronosae.evals.by_position import PositionSums
 from chronosae.evals.core_result import CoreData, CoreMetrics, CoreResult
-from chronosae.evals.features import FeatureCounts, feature_table
+from chronosae.evals.features import FeatureCounts, decoder_spread, feature_table
+from chronosae.evals.histograms import histograms
 from chronosae.evals.moments import MomentSums, SiteMoments
 from chronosae.evals.pca import PCALine
 from chronosae.evals.reconstruction import ReconstructionSums, ReconstructionTotals
@@ -73,12 +75,14 @@ class _FirstPass:
     totals: dict[str, ReconstructionTotals]
     variants: dict[str, dict[str, float | None]]
     counts: dict[str, FeatureCounts]
+    positions: dict[str, PositionSums]
     data: CoreData
 
 
 def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, cfg: CoreEvalConfig) -> _FirstPass:
     moments, tokens, masks = MomentSums(), hashlib.sha256(), hashlib.sha256()
     sums = {name: ReconstructionSums() for name in saes}
+    positions_of = {name: PositionSums() for name in saes}
     variants = {name: BatchVariants() for name in saes}
     counts = {name: FeatureCounts(sae.d_sae) for name, sae in saes.items()}
     positions = sequences = n_batches = unmasked = context = 0
@@ -86,12 +90,16 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
         tokens.update(batch.tokens.long().cpu().numpy().tobytes())
         masks.update(batch.mask.cpu().numpy().tobytes())
         x, row = _unmasked(batch, site)
+        column = batch.mask.nonzero()[:, 1]
         moments.add(x, row, batch.n_sequences)
         for name, sae in saes.items():
             codes, y = _encode_decode(sae, batch)
             l0, l1 = counts[name].add(codes, batch.mask.to(y.device))
-            l0, l1, y = (part.to(x.device)[batch.mask] for part in (l0, l1, y))
-            sums[name].add(x, y, l0, l1, row, batch.n_sequences)
+            # What TFA predicts from the past is dense; what is new is what other autoencoders call L0.
+            novel = codes.chosen().l0()
+            l0, l1, novel, y = (part.to(x.device)[batch.mask] for part in (l0, l1, novel, y))
+            sums[name].add(x, y, l0, l1, novel, row, batch.n_sequences)
+            positions_of[name].add(x, y, l0, column, batch.tokens.shape[1])
             variants[name].add(x, y)
         n_batches, sequences = n_batches + 1, sequences + batch.n_sequences
         positions, unmasked, context = positions + batch.tokens.numel(), unmasked + len(x), batch.tokens.shape[1]
@@ -105,6 +113,7 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
         {name: part.finish() for name, part in sums.items()},
         {name: part.finish() for name, part in variants.items()},
         counts,
+        positions_of,
         CoreData(
             site,
             context,
@@ -173,6 +182,8 @@ def _result(
         flags.append("non_finite_output")
     else:
         values = core_metrics.reconstruction_metrics(totals, moments, pca) | first.variants[name] | features.summary()
+        values |= decoder_spread(sae)
+
         flags += core_metrics.reconstruction_flags(values)
         flags += ["negative_codes"] if first.counts[name].negative else []
         behaved, raised = core_metrics.behaviour_metrics(second, _key(name))
@@ -183,6 +194,8 @@ def _result(
     return CoreResult(
         metrics, tuple(flags), found, features, pca.curve(), data, seed, wall_seconds=0.0,
         evaluated_together=len(first.totals),
+        by_position={} if second is None else first.positions[name].table(moments.mean),
+        histograms=histograms(features, first.counts[name]),
     )  # fmt: skip
 
 

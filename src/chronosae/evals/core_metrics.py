@@ -17,10 +17,10 @@ Metrics = dict[str, float | None]
 def reconstruction_metrics(totals: ReconstructionTotals, moments: SiteMoments, pca: PCALine) -> Metrics:
     """Reconstruction, shrinkage, sparsity and the PCA line."""
     error, square_out, dot = totals.total("error"), totals.total("square_out"), totals.total("dot")
-    l0 = totals.mean("l0")
+    l0, novel = totals.mean("l0"), totals.mean("novel_l0")
     return {
         "explained_variance": None if moments.constant else 1 - error / moments.total_variance,
-        "pca_explained_variance": pca.at(round(l0)),
+        "pca_explained_variance": pca.at(round(novel)),
         "mse": error / moments.n_tokens / pca.d_in,
         "cossim": totals.mean("cosine"),
         "l2_norm_in": totals.mean("norm_in"),
@@ -28,6 +28,7 @@ def reconstruction_metrics(totals: ReconstructionTotals, moments: SiteMoments, p
         "l2_ratio": totals.mean("ratio"),
         "relative_reconstruction_bias_pooled": _bias(square_out, dot),
         "l0": l0,
+        "novel_l0": novel,
         "l1": totals.mean("l1"),
         "n_tokens": moments.n_tokens,
     }

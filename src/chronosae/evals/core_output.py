@@ -45,7 +45,7 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
         "relative_reconstruction_bias",
         "relative_reconstruction_bias_pooled",
     ),
-    "sparsity": ("l0", "l1"),
+    "sparsity": ("l0", "l1", "novel_l0"),
     "misc_metrics": (
         "freq_over_1_percent",
         "freq_over_10_percent",
@@ -53,6 +53,8 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
         "normalized_freq_over_10_percent",
         "average_max_encoder_cosine_sim",
         "average_max_decoder_cosine_sim",
+        "decoder_cosine_separation",
+        "decoder_welch_floor",
         "frac_alive",
     ),
 }
@@ -129,7 +131,7 @@ def _block(result: CoreResult, cfg: CoreEvalConfig, provenance: Provenance) -> d
         "config_sha256": provenance.config_sha256,
         "data_sha256": data.sha256,
         "device": provenance.device,
-        "matched_l0": result.metrics.l0,
+        "matched_l0": result.metrics.novel_l0,
         "wall_seconds": round(result.wall_seconds, 3),
         "evaluated_together": result.evaluated_together,
         "config": cfg.model_dump(mode="json"),
@@ -148,6 +150,8 @@ def _block(result: CoreResult, cfg: CoreEvalConfig, provenance: Provenance) -> d
             "seed": result.seed,
             "metrics": {metric: asdict(interval) for metric, interval in result.intervals.items()},
         },
+        "by_position": result.by_position,
+        "histograms": result.histograms,
         "pca": {"fitted_on": "evaluated tokens", "curve": {str(k): value for k, value in result.pca_curve.items()}},
     }
 

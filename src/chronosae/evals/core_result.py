@@ -1,6 +1,7 @@
 """What a core evaluation returns: metrics that are numbers or absent, flags, intervals, per-feature numbers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from chronosae.config import Section
 from chronosae.evals.bootstrap import Interval
@@ -37,7 +38,7 @@ class CoreMetrics(Section):
     explained_variance_legacy: Metric = None
     """What SAEBench's paper calls explained variance: mean over tokens of 1 - e / ||x - batch mean||^2."""
     pca_explained_variance: Metric = None
-    """explained_variance of round(l0) principal components, fitted on the evaluated tokens."""
+    """explained_variance of round(novel_l0) principal components, fitted on the evaluated tokens."""
     mse: Metric = None
     """Mean squared error an element."""
     mse_saebench: Metric = None
@@ -56,6 +57,8 @@ class CoreMetrics(Section):
     """sum ||y||^2 / sum x.y over all tokens: equation 10 of arXiv 2404.16014."""
     l0: Metric = None
     """Mean number of features active at a token."""
+    novel_l0: Metric = None
+    """The same without the features that TFA predicts from the past (a dense vector); elsewhere it is l0."""
     l1: Metric = None
     """Mean sum of |code| at a token, in the autoencoder's own units."""
     frac_alive: Metric = None
@@ -72,6 +75,10 @@ class CoreMetrics(Section):
     """Mean over features of the largest cosine with another feature's encoder weights."""
     average_max_decoder_cosine_sim: Metric = None
     """Mean over features of the largest cosine with another feature's decoder weights."""
+    decoder_cosine_separation: Metric = None
+    """Mean squared cosine between different decoder rows."""
+    decoder_welch_floor: Metric = None
+    """The least it can be: (F - d) / (d (F - 1)), F features in d dimensions (Welch 1974)."""
     ce_loss_without_sae: Metric = None
     """Next-token cross-entropy of the subject, nats."""
     ce_loss_with_sae: Metric = None
@@ -136,3 +143,6 @@ class CoreResult:
     wall_seconds: float
     """Of the whole pass, which every autoencoder evaluated together shares."""
     evaluated_together: int
+    by_position: dict[str, list[Any]]
+    """`PositionSums.table`; empty where the output wasn't finite."""
+    histograms: dict[str, Any]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from chronosae.autoencoders import Autoencoder, Codes, SparseCodes
+from chronosae.objectives.separation import cosine_separation, welch_floor
 
 # Columns compared at a time: bounds memory at this many times d_sae.
 COSINE_CHUNK = 512
@@ -52,6 +53,8 @@ class FeatureCounts:
     def __init__(self, d_sae: int) -> None:
         self.fired = torch.zeros(d_sae, dtype=torch.int64)
         self.prompts = torch.zeros(d_sae, dtype=torch.int64)
+        self.tokens_at_l0 = torch.zeros(d_sae + 1, dtype=torch.int64)
+        """Unmasked tokens with 0, 1, 2, ... active features."""
         self.negative = False
         """A code below zero was seen; SAEBench counts those in l0 but not in densities."""
 
@@ -65,7 +68,9 @@ class FeatureCounts:
         fired, prompts = _sparse_counts(codes, active) if isinstance(codes, SparseCodes) else _dense_counts(active)
         self.fired += fired.cpu()
         self.prompts += prompts.cpu()
-        return active.sum(-1), codes.values.abs().sum(-1, dtype=torch.float64)
+        l0 = active.sum(-1)
+        self.tokens_at_l0 += torch.bincount(l0[mask], minlength=len(self.tokens_at_l0)).cpu()
+        return l0, codes.values.abs().sum(-1, dtype=torch.float64)
 
 
 def _sparse_counts(codes: SparseCodes, active: Bool[Tensor, "batch pos slots"]) -> tuple[Tensor, Tensor]:
@@ -93,6 +98,13 @@ def feature_table(sae: Autoencoder, counts: FeatureCounts, n_tokens: int) -> Fea
         max_encoder_cosine_sim=max_cosine(W_enc.T).cpu(),
         max_decoder_cosine_sim=max_cosine(W_dec).cpu(),
     )
+
+
+def decoder_spread(sae: Autoencoder) -> dict[str, float]:
+    """How far decoder rows point apart, and the least that so many directions allow (Welch 1974)."""
+    with torch.no_grad():
+        separation = float(cosine_separation(sae.W_dec.detach().float()))
+    return {"decoder_cosine_separation": separation, "decoder_welch_floor": welch_floor(sae.d_sae, sae.d_in)}
 
 
 def max_cosine(vectors: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:

@@ -12,7 +12,7 @@ from torch import Tensor
 # SAEBench divides by 1 where a norm is below this.
 TINY_NORM = 1e-4
 
-QUANTITIES = ("tokens", "error", "norm_in", "norm_out", "ratio", "dot", "square_out", "cosine", "l0", "l1")
+QUANTITIES = ("tokens", "error", "norm_in", "norm_out", "ratio", "dot", "square_out", "cosine", "l0", "l1", "novel_l0")
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,12 @@ class ReconstructionSums:
         y: Float[Tensor, "n d_in"],
         l0: Int[Tensor, " n"],
         l1: Float[Tensor, " n"],
+        novel_l0: Int[Tensor, " n"],
         sequence: Int[Tensor, " n"],
         n_sequences: int,
     ) -> None:
-        """Add unmasked tokens; `l0`, `l1` are those of their codes, `sequence` the row each belongs to."""
-        values = token_quantities(x.double(), y.double(), l0, l1)
+        """Add unmasked tokens; `l0`, `l1`, `novel_l0` are those of their codes, `sequence` the row each belongs to."""
+        values = token_quantities(x.double(), y.double(), l0, l1, novel_l0)
         self._rows.append(values.new_zeros(n_sequences, len(QUANTITIES)).index_add_(0, sequence, values))
 
     def finish(self) -> ReconstructionTotals:
@@ -64,7 +65,11 @@ class ReconstructionSums:
 
 
 def token_quantities(
-    x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_in"], l0: Int[Tensor, " n"], l1: Float[Tensor, " n"]
+    x: Float[Tensor, "n d_in"],
+    y: Float[Tensor, "n d_in"],
+    l0: Int[Tensor, " n"],
+    l1: Float[Tensor, " n"],
+    novel_l0: Int[Tensor, " n"],
 ) -> Float[Tensor, "n quantities"]:
     """Each token's value of every quantity in `QUANTITIES`, in that order.
 
@@ -83,5 +88,6 @@ def token_quantities(
         "cosine": torch.where(product == 0, 0.0, dot / torch.where(product == 0, 1.0, product)),
         "l0": l0.double(),
         "l1": l1.double(),
+        "novel_l0": novel_l0.double(),
     }
     return torch.stack([columns[name] for name in QUANTITIES], dim=1)

@@ -15,6 +15,7 @@ from chronosae.report.statistics import L0_TOLERANCE, LEVEL, Estimate, estimate,
 # First in JSON and CSV, and the ones a table shows; every other core metric follows in alphabetical order.
 MAIN_METRICS = (
     "l0",
+    "novel_l0",
     "explained_variance",
     "pca_explained_variance",
     "ce_loss_score",
@@ -104,7 +105,7 @@ Group = tuple[str, str, str | None]
 def _groups(found: Sequence[tuple[Run, list[SAEResult]]]) -> list[Group]:
     """(subject, site, letter) of each row; letters are given within one subject and site."""
     places = [(_subject(run), members[0].site) for run, members in found]
-    l0s = [estimate(sae.metrics.get("l0") for sae in members) for _, members in found]
+    l0s = [estimate(sae.metrics.get("novel_l0") for sae in members) for _, members in found]
     letters: list[str | None] = [None] * len(found)
     for place in set(places):
         here = [i for i, other in enumerate(places) if other == place]

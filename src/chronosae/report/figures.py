@@ -91,7 +91,7 @@ def sparsity_figure(runs: Sequence[Run]) -> Figure | None:
 
 
 def _sparsity_points(series: Series) -> list[tuple[float, float]]:
-    pairs = ((sae.metrics.get("l0"), sae.metrics.get("explained_variance")) for sae in series.saes)
+    pairs = ((sae.metrics.get("novel_l0"), sae.metrics.get("explained_variance")) for sae in series.saes)
     return [(x, y) for x, y in pairs if x is not None and x > 0 and y is not None]
 
 
@@ -110,7 +110,9 @@ def _pca_curves(runs: Sequence[Run]) -> list[dict[float, float]]:
                 curves.append(curve)
     if curves:
         return curves
-    pairs = [(sae.metrics.get("l0"), sae.metrics.get("pca_explained_variance")) for run in runs for sae in run.saes]
+    pairs = [
+        (sae.metrics.get("novel_l0"), sae.metrics.get("pca_explained_variance")) for run in runs for sae in run.saes
+    ]
     points = {float(max(round(k), 1)): share for k, share in pairs if k is not None and share is not None}
     return [dict(sorted(points.items()))] if points else []
 

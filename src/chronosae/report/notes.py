@@ -116,7 +116,7 @@ def _facts(run: Run) -> str:
 
 
 RESULT_COLUMNS = {
-    "L0": ("l0", ".1f"),
+    "L0": ("novel_l0", ".1f"),
     "FVE": ("explained_variance", ".4f"),
     "FVE of PCA": ("pca_explained_variance", ".4f"),
     "CE recovered": ("ce_loss_score", ".4f"),

@@ -173,6 +173,8 @@ def _sae(name: str, entry: Any, path: Path) -> SAEResult:
     if not isinstance(entry, dict):
         raise UserError(f"{path}: damaged, saes.{name} is not an object; restore it or run again with --overwrite")
     core = {key: number(value) for key, value in mapping(mapping(entry.get("metrics")).get("core")).items()}
+    # Older runs hold no novel_l0; nothing in them predicts, so all of their L0 is novel.
+    core.setdefault("novel_l0", core.get("l0"))
     return SAEResult(
         name=name,
         preset=str(entry.get("preset") or name.partition("@")[0]),

@@ -50,7 +50,7 @@ def _columns(rows: Sequence[Row], footnotes: Sequence[str]) -> list[_Column]:
     lettered = needs_letters(rows)
 
     def l0(row: Row) -> str:
-        text = format_estimate(row.metrics.get("l0"), ".1f", row.n)
+        text = format_estimate(row.metrics.get("novel_l0"), ".1f", row.n)
         return text if not lettered or row.l0_group is None else f"{text} {row.l0_group}"
 
     def flags(row: Row) -> str:

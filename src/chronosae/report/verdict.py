@@ -40,7 +40,7 @@ def verdict(run: Run) -> list[str]:
 
 def _unsound(members: Sequence[SAEResult]) -> bool:
     fatal = any(flag_words.key(flag) in FATAL for sae in members for flag in sae.flags)
-    return fatal or _mean(members, "explained_variance") is None or _mean(members, "l0") is None
+    return fatal or _mean(members, "explained_variance") is None or _mean(members, "novel_l0") is None
 
 
 def _mean(members: Sequence[SAEResult], name: str) -> float | None:
@@ -58,7 +58,7 @@ def _failed(base: str, members: Sequence[SAEResult]) -> str:
 
 
 def _single(base: str, members: Sequence[SAEResult]) -> str:
-    explained, l0 = _mean(members, "explained_variance"), _mean(members, "l0")
+    explained, l0 = _mean(members, "explained_variance"), _mean(members, "novel_l0")
     assert explained is not None and l0 is not None
     sentence = f"{code(base)} reconstructs {_percent(explained)} of the variance with {l0:.1f} active features"
     target = members[0].target
@@ -76,7 +76,7 @@ def _single(base: str, members: Sequence[SAEResult]) -> str:
 
 
 def _pair(first: str, a: Sequence[SAEResult], second: str, b: Sequence[SAEResult]) -> str:
-    l0_a, l0_b = _mean(a, "l0"), _mean(b, "l0")
+    l0_a, l0_b = _mean(a, "novel_l0"), _mean(b, "novel_l0")
     assert l0_a is not None and l0_b is not None
     if not l0_matched(l0_a, l0_b):
         return (

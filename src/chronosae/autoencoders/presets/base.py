@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,9 @@ Positive = Annotated[int, Field(gt=0)]
 class Options(Section):
     """Options that every preset takes."""
 
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Option -> those that mean nothing once it is given: giving both is refused, for one would be ignored."""
+
     d_sae: Annotated[int, Field(gt=1)] = 2048
     """Number of features."""
     corruption: CorruptionField = None
@@ -38,6 +41,16 @@ class Options(Section):
     """More objective terms, such as {kind: cosine, weight: 0.1} or {kind: next_token}."""
     trackers: list[WatcherField] = Field(default_factory=list)
     """What is watched while it trains, such as {kind: importance}."""
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> "Options":
+        for option, ignored in self.replaces.items():
+            if getattr(self, option) is None:
+                continue
+            for name in ignored:
+                if name in self.model_fields_set:
+                    raise ValueError(f"{name} means nothing beside {option}, which replaces it; leave one out")
+        return self
 
 
 class TopKOptions(Options):
@@ -52,7 +65,8 @@ class TopKOptions(Options):
 
     @model_validator(mode="after")
     def _k_fits(self) -> "TopKOptions":
-        if self.k > self.d_sae:
+        # Beside another activation function k means nothing, its default included.
+        if self.k > self.d_sae and getattr(self, "activation", None) is None:
             raise ValueError(f"k ({self.k}) must be at most d_sae ({self.d_sae})")
         return self
 
@@ -65,6 +79,8 @@ class TopKOptions(Options):
 
 class PartsOptions(TopKOptions):
     """Options of the sequence-aware presets: every slot is open to every part, so that ideas combine."""
+
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"activation": ("k",)}
 
     activation: ActivationField | None = None
     """Another activation function than TopK of `k`, such as {kind: batch_topk, k: 32}."""
@@ -120,7 +136,11 @@ def assemble(
         "feature_dropout": options.feature_dropout,
         "trackers": options.trackers,
     }
-    auxk = options.auxk(d_in) if isinstance(activation, TopK | BatchTopK) else []
+    chooses = isinstance(activation, TopK | BatchTopK)
+    given = sorted({"aux_weight", "k_aux"} & options.model_fields_set)
+    if given and not chooses and options.aux_weight:
+        raise ValueError(f"{given[0]} is for activation functions that choose k features, not {activation.kind}")
+    auxk = options.auxk(d_in) if chooses else []
     return Spec(
         preset=preset,
         d_in=d_in,

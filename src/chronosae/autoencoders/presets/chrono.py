@@ -1,6 +1,6 @@
 """Our recommendation: feature kernels, consistency and TopK together."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from chronosae.autoencoders.spec import Normalisation, Spec
 
 class ChronoOptions(PartsOptions):
     """Options of `chrono`."""
+
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {**PartsOptions.replaces, "kernel": ("rates", "kernel_size")}
 
     rates: list[int] = Field(default=[1, 2, 4])
     """Dilations of the feature kernels."""

@@ -1,6 +1,6 @@
 """Multi-scale: dilated depthwise convolutions along the context, before or after the encoder (DESIGN 5.A)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,8 @@ Weight = Annotated[float, Field(ge=0)]
 
 class MultiscaleOptions(PartsOptions):
     """Options of `multiscale`."""
+
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {**PartsOptions.replaces, "corruption": ("denoise",)}
 
     placement: Literal["feature", "input"] = "feature"
     """`feature`: every feature has its own kernel over its pre-activations; `input`: kernels over input dimensions."""
@@ -43,6 +45,10 @@ class MultiscaleOptions(PartsOptions):
     def _placement_fits(self) -> "MultiscaleOptions":
         if self.placement == "feature" and (self.rank is not None or self.centered or not self.depthwise):
             raise ValueError("rank, centered and depthwise need placement: input")
+        part = "kernel" if self.placement == "feature" else "mixer"
+        given = sorted({"rates", "kernel_size"} & self.model_fields_set)
+        if getattr(self, part) is not None and given:
+            raise ValueError(f"{given[0]} means nothing beside {part}, which replaces it; leave one out")
         return self
 
 

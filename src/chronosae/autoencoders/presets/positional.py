@@ -1,6 +1,6 @@
 """Position masks: which features may fire where in the context (DESIGN 5.D)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,19 @@ from chronosae.autoencoders.spec import Normalisation, Spec
 
 class PositionalOptions(PartsOptions):
     """Options of `positional`; `position_mask` sets every detail, the others its usual ones."""
+
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {
+        **PartsOptions.replaces,
+        "position_mask": (
+            "mask",
+            "context",
+            "beyond",
+            "masked_gradients",
+            "initial",
+            "mask_lr_multiplier",
+            "mask_lr_schedule",
+        ),
+    }
 
     mask: Literal["soft", "importance", "hard", "slices", "groups"] = "soft"
     """Kind of mask."""

@@ -1,6 +1,6 @@
 """Temporal feature analysis (Lubana et al. 2025, arXiv 2511.01836): predictive and novel codes."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ from chronosae.autoencoders.spec import ActivationField, Normalisation, Spec
 
 class TFAOptions(Options):
     """Options of `tfa`; d_sae must be a multiple of n_heads x bottleneck_factor."""
+
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"activation": ("k",)}
 
     k: Positive = 32
     """Novel features active at each token. The predicted codes are dense and come on top."""

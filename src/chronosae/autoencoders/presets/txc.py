@@ -1,6 +1,6 @@
 """Temporal crosscoder (TXC): one code for a window of tokens ("Crosscoding Through Time", ICML 2026 workshop)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ from chronosae.autoencoders.spec import ActivationField, Normalisation, Spec
 
 class TXCOptions(TopKOptions):
     """Options of `txc`; k is what the paper calls kT, the features active in a token's code for the whole window."""
+
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"activation": ("k",)}
 
     window: Annotated[int, Field(ge=2)] = 5
     """Tokens that a code reads and writes: its own and those before it."""
