@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from edge_worlds import chain_f1, counted, part, planted_chains, score, world
 
 from chronosae.analysis import (
     LaggedCounts,
@@ -21,6 +20,7 @@ from chronosae.analysis.regressors import from_counts, from_moments
 from chronosae.autoencoders.trackers import TemporalCorrelationTracker
 from chronosae.autoencoders.trackers.history import history, same_document
 from chronosae.config import UserError
+from chronosae.planted.edge_study import chain_f1, counted, part, planted_chains, score, world
 
 SEEDS = (0, 1, 2)
 FIRST_IS_FAST = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])]
