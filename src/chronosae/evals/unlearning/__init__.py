@@ -1,0 +1,11 @@
+"""Unlearning by clamped features, in SAEBench's protocol."""
+
+from chronosae.evals.unlearning.evaluation import Unlearning
+from chronosae.evals.unlearning.hub import register
+from chronosae.evals.unlearning.options import UnlearningOptions
+
+register()
+
+EVALUATION = Unlearning()
+
+__all__ = ["EVALUATION", "Unlearning", "UnlearningOptions"]
