@@ -2,7 +2,8 @@
 
 python benchmarks/mechanisms.py [--out results/planted/mechanisms.json] [--seeds 5] [--steps 2500] [--only multiscale]
 
-Arms already in the results file at the same recipe are kept, so an interrupted run goes on where it stopped.
+Arms already in the results file at the same recipe are kept, so an interrupted run goes on where it stopped; other
+commits that it went on at are listed under `about.also`. After a change, remove the arms that it concerns.
 """
 
 import argparse
@@ -72,13 +73,15 @@ def _run(arm: str, seed: int, steps: int) -> dict[str, float | None]:
 
 
 def _load(path: Path, steps: int) -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     if path.is_file():
         results = json.loads(path.read_text(encoding="utf-8"))
         if results["steps"] == steps:
+            if commit != results["about"]["commit"]:
+                results["about"]["also"] = sorted({*results["about"].get("also", []), commit})
             return results
     import torch
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU used"
     about = {"commit": commit, "torch": torch.__version__, "python": platform.python_version(), "machine": machine}
     return {"about": about, "steps": steps, "scores": {}, "claims": {}}

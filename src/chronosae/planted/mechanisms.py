@@ -3,7 +3,7 @@
 An arm is one autoencoder trained on one planted data set; a claim compares the scores of arms, seed by seed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,7 +103,7 @@ Metric = Literal["fve", "fve_corrupted", "f1", "f1_corrupted", "smoothness", "po
 
 @dataclass(frozen=True)
 class Claim:
-    """`metric` of `arm` minus that of `than` is at least `least` and at most `most`, for every seed."""
+    """`metric` of `arm` minus that of `than` is at least `least` and at most `most`, for every seed unless said."""
 
     text: str
     metric: Metric
@@ -113,6 +113,8 @@ class Claim:
     most: float = float("inf")
     relative: bool = False
     """The difference as a share of what `than` has."""
+    on_average: bool = False
+    """The mean over seeds is judged: a control asks whether a gain is left, and single seeds scatter about none."""
 
     def value(self, scores: Mapping[str, Mapping[str, float | None]]) -> float:
         """What is judged, from the scores of one seed."""
@@ -120,16 +122,24 @@ class Claim:
         assert have is not None and other is not None
         return (have - other) / other if self.relative else have - other
 
-    def holds(self, value: float) -> bool:
-        """The value is within bounds."""
-        return self.least <= value <= self.most
+    def holds(self, values: Sequence[float]) -> bool:
+        """The value of every seed is within bounds, or the mean of all with `on_average`."""
+        judged = [sum(values) / len(values)] if self.on_average else values
+        return all(self.least <= value <= self.most for value in judged)
 
 
 def _gains(text: str, arm: str, than: str, least: float, *, metric: Metric = "fve") -> list[Claim]:
     """A gain, and that it goes when tokens are shuffled over the whole data set."""
     return [
         Claim(text, metric, arm, than, least=least),
-        Claim(f"{text}; gone when tokens are shuffled", metric, f"{arm} (shuffled)", f"{than} (shuffled)", most=0.01),
+        Claim(
+            f"{text}; gone when tokens are shuffled",
+            metric,
+            f"{arm} (shuffled)",
+            f"{than} (shuffled)",
+            most=0.01,
+            on_average=True,
+        ),
     ]
 
 
@@ -226,9 +236,8 @@ def judge(scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dic
                 continue
             seeds = sorted(set.intersection(*(set(scores[arm]) for arm in arms)), key=int)
             values = [claim.value({arm: scores[arm][seed] for arm in arms}) for seed in seeds]
-            held = all(claim.holds(value) for value in values)
             judged.setdefault(mechanism, []).append(
-                {"claim": claim.text, "metric": claim.metric, "values": values, "holds": held}
+                {"claim": claim.text, "metric": claim.metric, "values": values, "holds": claim.holds(values)}
             )
     return judged
 
@@ -257,7 +266,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 def _bound(claim: Claim) -> str:
     low = f"≥ {claim.least:+g}" if claim.least > float("-inf") else ""
     high = f"≤ {claim.most:+g}" if claim.most < float("inf") else ""
-    return " and ".join(filter(None, (low, high))) or "reported"
+    bound = " and ".join(filter(None, (low, high))) or "reported"
+    return f"{bound} on average" if claim.on_average else bound
 
 
 def _interval(values: list[float]) -> str:

@@ -125,7 +125,7 @@ class ImportanceMask(LearnedMaskSpec):
     """`M[p, f] = L softmax_p(logit[p, f])`: mean 1 over positions, so a feature that gains here loses there."""
 
     kind: Literal["importance"] = "importance"
-    lr_multiplier: Annotated[float, Field(gt=0)] = 6.0
+    lr_multiplier: Annotated[float, Field(gt=0)] = 12.0
     """Learning rate of the mask, relative to the run's."""
 
     def make(self, d_in: int, d_sae: int) -> "PositionMask":

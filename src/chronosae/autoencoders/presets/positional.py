@@ -36,7 +36,7 @@ class PositionalOptions(PartsOptions):
     initial: tuple[float, float] | None = None
     """`soft`: range of the initial mask, [0.3, 0.7] when absent (the original logs also used [0.1, 0.2])."""
     mask_lr_multiplier: Annotated[float, Field(gt=0)] | None = None
-    """`soft` and `importance`: learning rate of the mask relative to the run's; 10 and 6 when absent."""
+    """`soft` and `importance`: learning rate of the mask relative to the run's; 10 and 12 when absent."""
     mask_lr_schedule: Literal["run", "constant", "cosine"] | None = None
     """`soft` and `importance`: schedule of that rate, the run's when absent."""
 
