@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
-from chronosae.evals.data import LabelledTexts
+from chronosae.evals.data import LABELLED, LabelledTexts
 from chronosae.world.corpus import Document, make_document
 
 PER_QUADRANT = {"train": 300, "test": 150}
@@ -63,3 +63,9 @@ def paired_texts(pair: str, split: str, per_quadrant: int | None = None) -> Labe
     rows = [(text, *labels) for i in range(room) for labels, texts in quadrants.items() for text in (texts[i],)]
     texts, firsts, seconds = zip(*rows, strict=True)
     return LabelledTexts(f"world/{pair}", texts, firsts, second=seconds)
+
+
+def register_pairs() -> None:
+    """Make the pairs known to the evaluations' data, as `world/...`."""
+    for pair in PAIRS:
+        LABELLED.register(f"world/{pair}", partial(paired_texts, pair))
