@@ -9,6 +9,7 @@ from chronosae.evals.evaluation import EvalOptions, Evaluation
 _HOMES: dict[str, str] = {
     "sparse_probing": "sparse_probing",
     "unlearning": "unlearning",
+    "absorption": "absorption",
 }
 """Name -> module under `chronosae.evals` whose `EVALUATION` it is."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 
 from chronosae.evals.data import LABELLED, QUESTIONS, LabelledTexts, Question, QuestionSet
+from chronosae.world.evaluation_words import register_words
 from chronosae.world.facts import SUBJECTS
 from chronosae.world.probing import TASKS, probing_texts
 from chronosae.world.questions import questions
@@ -37,6 +38,7 @@ def _questions(subject: str, _split: str) -> QuestionSet:
 
 def register() -> None:
     """Make `world/...` names that the evaluations' data know."""
+    register_words()
     for task in TASKS:
         LABELLED.register(f"world/{task}", partial(_labelled, task))
     for subject in SUBJECTS:
