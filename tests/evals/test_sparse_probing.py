@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder, build
 from chronosae.config import SubjectConfig, UserError, validate
-from chronosae.evals.data import LABELLED
+from chronosae.evals.data import LABELLED, hub_labelled
 from chronosae.evals.data.hub_labelled import AMAZON, BIOS, HUB_SETS, LANGUAGE_PAIRS
 from chronosae.evals.envelope import Provenance
 from chronosae.evals.output import result_envelope
@@ -342,6 +344,22 @@ def test_hub_sets_out_of_reach_are_listed_in_one_line_each(monkeypatch: pytest.M
     assert [name in line.line() for name, line in zip(names, missing, strict=True)] == [True] * 3
     assert "HF_HUB_OFFLINE" in missing[0].why and "--set evals.sparse_probing.data=PATH" in missing[0].how
     assert len(HUB_SETS) == 8 and set(HUB_SETS) <= set(LABELLED.names)
+
+
+def test_the_hub_is_asked_once_for_many_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+
+    def no_network(request: Request, timeout: float) -> None:
+        asked.append(request.full_url)
+        raise URLError("no route")
+
+    monkeypatch.setattr(hub_labelled, "urlopen", no_network)
+    hub_labelled._no_connection.cache_clear()
+    problems = {hub_labelled.hub_problem(hub_set.repo) for hub_set in HUB_SETS.values()}
+    hub_labelled._no_connection.cache_clear()
+    assert problems == {"the Hugging Face Hub can't be reached (no route)"} and len(asked) == 1
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from chronosae.config import UserError
 from chronosae.evals.data.labelled import LABELLED, LabelledTexts
@@ -153,21 +155,38 @@ HUB_SETS = {
 
 
 def hub_problem(repo: str) -> str | None:
-    """Why a set can't be read from the hub, in a phrase; None when it can. Asks the hub at most once a set."""
+    """Why a set can't be read from the hub, in a phrase; None when it can. Asks at most once in a process."""
     off = [name for name in OFFLINE if os.environ.get(name, "").lower() in ("1", "true", "yes", "on")]
     if off:
         return f"the Hugging Face Hub is switched off ({off[0]} is set)"
-    return _unreachable(repo)
+    return _no_connection() or _no_access(repo)
 
 
 @cache
-def _unreachable(repo: str) -> str | None:
-    from huggingface_hub import HfApi
+def _no_connection() -> str | None:
+    """One short request to the hub itself, without retries: many sets that are out of reach cost no more than one."""
+    from huggingface_hub.constants import ENDPOINT
 
     try:
-        HfApi().dataset_info(repo, timeout=TIMEOUT_SECONDS)
-    except Exception as error:  # no network, not found, gated
-        return f"can't be reached on the Hugging Face Hub ({type(error).__name__})"
+        urlopen(Request(ENDPOINT, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+    except HTTPError:
+        return None  # it answers
+    except (OSError, ValueError) as error:
+        return f"the Hugging Face Hub can't be reached ({getattr(error, 'reason', error)})"
+    return None
+
+
+@cache
+def _no_access(repo: str) -> str | None:
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.utils import build_hf_headers
+
+    try:
+        urlopen(Request(f"{ENDPOINT}/api/datasets/{repo}", headers=build_hf_headers()), timeout=TIMEOUT_SECONDS).close()
+    except HTTPError as error:
+        return f"the Hugging Face Hub doesn't give it ({error.code} {error.reason})"
+    except (OSError, ValueError) as error:
+        return f"the Hugging Face Hub can't be reached ({getattr(error, 'reason', error)})"
     return None
 
 

@@ -55,17 +55,9 @@ def probe(
         device: where the full-width probe is fitted; that of `train` when absent.
         is_raw: the vectors are raw activations: sae-probes has a full-width probe only of those.
     """
-    scores = Scores()
     seed = int(torch.randint(2**31, (1,), generator=generator))
-    ks = sorted(k for k in options.ks if k <= train.shape[1])
-    theirs = options.protocol == "sae_probes"
-    if ks:
-        scores.features = strongest(train, [task.train for task in tasks], ks[-1], relative=theirs)
-        for task, features in zip(tasks, scores.features, strict=True):
-            _sparse(
-                scores, _columns(train, task.train, features), _columns(test, task.test, features), ks, theirs, seed
-            )
-    if not theirs:
+    scores = sparse_scores(train, test, tasks, options, seed)
+    if options.protocol != "sae_probes":
         chosen_on = "test" if options.protocol == "saebench" else "validation"
         place = device or train.device
         scores.correct[FULL] = full_width_correct(train.to(place), test.to(place), tasks, chosen_on, generator)
@@ -78,17 +70,32 @@ def probe(
     return scores
 
 
+def sparse_scores(
+    train: Float[Tensor, "train_rows width"],
+    test: Float[Tensor, "test_rows width"],
+    tasks: Sequence[Task],
+    options: SparseProbingOptions,
+    seed: int,
+) -> Scores:
+    """The part of `probe` that reads k features."""
+    scores = Scores()
+    ks = sorted(k for k in options.ks if k <= train.shape[1])
+    if not ks:
+        return scores
+    theirs = options.protocol == "sae_probes"
+    scores.features = strongest(train, [task.train for task in tasks], ks[-1], relative=theirs)
+    for task, features in zip(tasks, scores.features, strict=True):
+        (x, y), (asked, answers) = _columns(train, task.train, features), _columns(test, task.test, features)
+        for k in ks:
+            fitted = fit_searched(x[:, :k], y, l1=True, seed=seed) if theirs else fit_l2(x[:, :k], y)
+            _record(scores, top(k), fitted, asked[:, :k], answers)
+            if theirs:
+                _record_further(scores, top(k, "{}"), fitted, asked[:, :k], answers)
+    return scores
+
+
 Rows = tuple[Any, Any]
 """Columns and labels as arrays."""
-
-
-def _sparse(scores: Scores, train: Rows, test: Rows, ks: Sequence[int], theirs: bool, seed: int) -> None:
-    (x, y), (asked, answers) = train, test
-    for k in ks:
-        fitted = fit_searched(x[:, :k], y, l1=True, seed=seed) if theirs else fit_l2(x[:, :k], y)
-        _record(scores, top(k), fitted, asked[:, :k], answers)
-        if theirs:
-            _record_further(scores, top(k, "{}"), fitted, asked[:, :k], answers)
 
 
 def _record(scores: Scores, name: str, fitted: Any, asked: Any, answers: Any) -> None:
