@@ -57,6 +57,39 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip(".-") or "run"
 
 
+@cli.command("eval")
+@click.argument("run_folder", metavar="RUN", type=FOLDER, required=False)
+@click.option("--evals", default="all", show_default=True, help="all, or names: core,sparse_probing,unlearning ...")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="--set evals.sparse_probing.ks=[1,5]")
+@click.option("--sae", "saes", multiple=True, metavar="NAME", help="Only this autoencoder; may be repeated.")
+@click.option("--device", help="auto, cpu, cuda ...; the run's own when absent.")
+@click.option("--cache-dir", type=FOLDER, help="Keep activations here, for further evaluations of the same data.")
+@click.option("--preflight", is_flag=True, help="Only say what is missing, and how to get it.")
+@click.option("--options", "explain", metavar="NAME", help="Print the options of one evaluation; do nothing else.")
+def evaluate(
+    run_folder: Path | None,
+    evals: str,
+    overrides: tuple[str, ...],
+    saes: tuple[str, ...],
+    device: str | None,
+    cache_dir: Path | None,
+    preflight: bool,
+    explain: str | None,
+) -> int:
+    """Evaluate the autoencoders of RUN (a finished run's folder).
+
+    With `--evals all`, an evaluation that lacks something is left out and said; one that is named must be able to run.
+    """
+    from chronosae.cli.evaluating import evaluate_with_display, print_options
+
+    if explain is not None:
+        print_options(explain)
+        return 0
+    if run_folder is None:
+        raise click.UsageError("missing argument 'RUN'")
+    return evaluate_with_display(run_folder, evals, overrides, saes, device, cache_dir, preflight)
+
+
 @cli.command()
 @click.argument("runs", type=FOLDER, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,6 +65,22 @@ class RichReporter(Reporter):
         else:
             self.note(text)
             yield
+
+    @contextmanager
+    def evaluation(self, text: str) -> Iterator[Callable[[str, int, int], None]]:
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        task = bar.add_task(text, total=None)
+        if not self.console.is_terminal:
+            self.note(text)
+        with bar:
+            yield lambda what, done, total: bar.update(task, description=f"{text}: {what}", completed=done, total=total)
 
     @contextmanager
     def training(self, steps: int, start: int) -> Iterator[None]:

@@ -197,6 +197,23 @@ class EvalsConfig(Section):
 
     core: CoreEvalConfig | None = CoreEvalConfig()
     """null switches it off."""
+    sparse_probing: dict[str, Any] | None = None
+    """k-sparse probes of labelled texts. Like all below: absent or null leaves it out, {} runs it with its defaults;
+    `chronosae eval --options NAME` prints what may stand in it."""
+    order_probing: dict[str, Any] | None = None
+    """Probes at tokens, of what a bag of tokens can't tell."""
+    absorption: dict[str, Any] | None = None
+    """First-letter features that more specific features absorb."""
+    scr: dict[str, Any] | None = None
+    """Spurious correlation removal (its reliability is disputed)."""
+    tpp: dict[str, Any] | None = None
+    """Targeted probe perturbation (its reliability is disputed)."""
+    ravel: dict[str, Any] | None = None
+    """Disentanglement of attributes: cause and isolation."""
+    unlearning: dict[str, Any] | None = None
+    """What clamping features makes the subject forget, and what it keeps."""
+    autointerp: dict[str, Any] | None = None
+    """Explanations by a language model behind an OpenAI-compatible endpoint, and how well they predict."""
 
 
 class LoggingConfig(Section):

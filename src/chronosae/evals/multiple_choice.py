@@ -144,23 +144,25 @@ def scores(
         rows = part.index[some]
         tokens, real = part.batch.tokens[some], asked.rows.real[rows, :width]
         logits = bench.subject.run_from(bench.site, acts[some], tokens, real)
-        found.append(_read_off(asked, rows, tokens.cpu(), logits.cpu()))
+        found.append(_read_off(asked, rows, tokens, logits))
     return torch.cat(found)
 
 
 def _read_off(
     asked: Asked, rows: Int[Tensor, " n"], tokens: Int[Tensor, "n pos"], logits: Float[Tensor, "n pos vocab"]
 ) -> Float[Tensor, "n width"]:
-    start, length = asked.start[rows], asked.rows.lengths[rows]
+    device = logits.device
+    start, length = asked.start[rows].to(device), asked.rows.lengths[rows].to(device)
     if asked.letters is not None:
-        last = logits[torch.arange(len(rows)), length - 1].float().log_softmax(-1)
-        return last[:, asked.letters].amax(-1)
+        last = logits[torch.arange(len(rows), device=device), length - 1].float().log_softmax(-1)
+        return last[:, asked.letters.to(device)].amax(-1).cpu()
     # Position t predicts token t + 1; only what precedes a scored token is normalised over the vocabulary.
-    place = torch.arange(1, tokens.shape[1])
+    place = torch.arange(1, tokens.shape[1], device=device)
     scored = (place >= start.unsqueeze(1)) & (place < length.unsqueeze(1))
-    logp = logits[:, :-1][scored].float().log_softmax(-1).gather(-1, tokens[:, 1:][scored].unsqueeze(-1)).squeeze(-1)
-    total = torch.zeros(len(rows)).index_add_(0, scored.nonzero()[:, 0], logp)
-    return total.unsqueeze(-1)
+    wanted = tokens.to(device)[:, 1:][scored].unsqueeze(-1)
+    logp = logits[:, :-1][scored].float().log_softmax(-1).gather(-1, wanted).squeeze(-1)
+    total = torch.zeros(len(rows), device=device).index_add_(0, scored.nonzero()[:, 0], logp)
+    return total.unsqueeze(-1).cpu()
 
 
 def _lettered(question: Question, about: str, order: Order) -> str:

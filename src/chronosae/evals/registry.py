@@ -10,6 +10,9 @@ _HOMES: dict[str, str] = {
     "sparse_probing": "sparse_probing",
     "unlearning": "unlearning",
     "absorption": "absorption",
+    "order_probing": "order_probing",
+    "scr": "scr_tpp.scr",
+    "tpp": "scr_tpp.tpp",
 }
 """Name -> module under `chronosae.evals` whose `EVALUATION` it is."""
 

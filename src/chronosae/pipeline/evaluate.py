@@ -5,7 +5,7 @@ from pathlib import Path
 
 from chronosae.activations import SequenceBatch, heldout_batches
 from chronosae.autoencoders import Autoencoder
-from chronosae.config import RunConfig, UserError, config_sha256
+from chronosae.config import CoreEvalConfig, RunConfig, UserError, config_sha256
 from chronosae.evals import CoreResult, Provenance, evaluate_core, write_core
 from chronosae.pipeline.plan import Plan, PlannedSAE
 from chronosae.pipeline.reporter import Reporter
@@ -16,10 +16,21 @@ def evaluate(
     cfg: RunConfig, plan: Plan, subject: Subject, saes: Mapping[str, Autoencoder], out_dir: Path, reporter: Reporter
 ) -> tuple[dict[str, CoreResult], list[str]]:
     """Core results by name, and flags for sites that couldn't be evaluated; writes one JSON an autoencoder."""
-    core = cfg.evals.core
-    if core is None:
+    if cfg.evals.core is None:
         return {}, []
-    planned = {sae.name: sae for sae in plan.saes}
+    return evaluate_core_of(cfg, {sae.name: sae for sae in plan.saes}, subject, saes, out_dir, reporter)
+
+
+def evaluate_core_of(
+    cfg: RunConfig,
+    planned: Mapping[str, PlannedSAE],
+    subject: Subject,
+    saes: Mapping[str, Autoencoder],
+    out_dir: Path,
+    reporter: Reporter,
+) -> tuple[dict[str, CoreResult], list[str]]:
+    """The same for autoencoders that were trained earlier; with core's defaults where the run had it off."""
+    core = cfg.evals.core or CoreEvalConfig()
     results: dict[str, CoreResult] = {}
     flags = []
     for site in dict.fromkeys(planned[name].site for name in saes):
@@ -38,7 +49,8 @@ def evaluate(
             flags.append(f"not_evaluated: {site}: {error}")
     for name, result in results.items():
         path = out_dir / "evals" / "core" / f"{name}_eval_results.json"
-        write_core(path, name, saes[name], result, core, _provenance(cfg, plan, subject, planned[name]))
+        tokens = cfg.steps * cfg.training.batch_tokens
+        write_core(path, name, saes[name], result, core, provenance_of(cfg, tokens, subject, planned[name]))
     return results, flags
 
 
@@ -47,7 +59,8 @@ def text_name(cfg: RunConfig) -> str:
     return " + ".join(source.name or source.path for source in cfg.corpus.resolved_sources())
 
 
-def _provenance(cfg: RunConfig, plan: Plan, subject: Subject, planned: PlannedSAE) -> Provenance:
+def provenance_of(cfg: RunConfig, tokens: int, subject: Subject, planned: PlannedSAE) -> Provenance:
+    """Where a result of `planned` comes from; `tokens` are those it was trained on."""
     return Provenance(
         subject=cfg.subject.model,
         subject_fingerprint=subject.fingerprint,
@@ -56,7 +69,7 @@ def _provenance(cfg: RunConfig, plan: Plan, subject: Subject, planned: PlannedSA
         config_sha256=config_sha256(cfg),
         seed=planned.seed,
         device=str(subject.device),
-        training_tokens=plan.tokens,
+        training_tokens=tokens,
         exclude_special=cfg.activations.exclude_special,
         prepend_bos=cfg.activations.prepend_bos,
     )

@@ -34,7 +34,7 @@ def prepare(cfg: RunConfig, *, dry: bool = False) -> Prepared:
     Raises:
         UserError: the first thing that is wrong.
     """
-    world.register()
+    register()
     subject = resolve_subject(cfg.subject)
     require_extras(cfg.logging)
     info, note = _inspect(subject, dry)
@@ -44,6 +44,11 @@ def prepare(cfg: RunConfig, *, dry: bool = False) -> Prepared:
     if not (dry and info is None):
         open_sources(cfg.corpus)
     return Prepared(cfg, subject, info, plan)
+
+
+def register() -> None:
+    """Make the embedded world known by name: its text, and its data for evaluations."""
+    world.register()
 
 
 def resolve_subject(subject: SubjectConfig) -> SubjectConfig:

@@ -1,6 +1,6 @@
 """What a run says while it works. The base class says nothing; the command line draws bars."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from chronosae.training import LogEvent
@@ -16,6 +16,11 @@ class Reporter:
     def phase(self, text: str) -> Iterator[None]:
         """Something that takes a while and has no count."""
         yield
+
+    @contextmanager
+    def evaluation(self, text: str) -> Iterator[Callable[[str, int, int], None]]:
+        """An evaluation; what it yields is told what is being done, how much of it is done and how much there is."""
+        yield lambda what, done, total: None
 
     @contextmanager
     def training(self, steps: int, start: int) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """One run: harvest, train, evaluate, write the results. Composes the rooms and holds no algorithm of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ from chronosae.autoencoders import Autoencoder, save, save_trackers
 from chronosae.config import RunConfig, UserError, config_sha256, load_config, to_yaml
 from chronosae.evals import CoreResult
 from chronosae.pipeline import folder as files
-from chronosae.pipeline.evaluate import evaluate, text_name
+from chronosae.pipeline.evaluate import evaluate, provenance_of, text_name
+from chronosae.pipeline.evaluate_run import put_result
+from chronosae.pipeline.evaluations import Chosen, by_site, choose, flat_metrics, missing, require, run_evaluations
 from chronosae.pipeline.interrupt import Interrupted, resume_command
 from chronosae.pipeline.plan import Plan
 from chronosae.pipeline.prepare import Prepared, prepare
@@ -43,6 +45,9 @@ def run(
     """
     out_dir, reporter = Path(out_dir), reporter or Reporter()
     prepared = prepare(cfg)
+    chosen = choose(cfg)
+    widths = {sae.name: int(sae.options.d_sae) for sae in prepared.plan.saes}
+    require(missing(chosen, cfg, prepared.info, out_dir, widths))
     continuing = files.claim(out_dir, resume=resume, overwrite=overwrite)
     try:
         if continuing:
@@ -61,7 +66,7 @@ def run(
         raise
     if not continuing:
         files.clear(out_dir)
-    return _Run(prepared, subject, out_dir, reporter, continuing).execute()
+    return _Run(prepared, subject, chosen, out_dir, reporter, continuing).execute()
 
 
 def _require_same_config(cfg: RunConfig, out_dir: Path) -> None:
@@ -84,8 +89,15 @@ class _Run:
     """The stages of a run, and what they hand to one another."""
 
     def __init__(
-        self, prepared: Prepared, subject: Subject, out_dir: Path, reporter: Reporter, continuing: bool
+        self,
+        prepared: Prepared,
+        subject: Subject,
+        chosen: Sequence[Chosen],
+        out_dir: Path,
+        reporter: Reporter,
+        continuing: bool,
     ) -> None:
+        self.chosen = chosen
         self.cfg: RunConfig = prepared.cfg
         self.plan: Plan = prepared.plan
         self.subject, self.out_dir, self.reporter, self.continuing = subject, out_dir, reporter, continuing
@@ -105,6 +117,9 @@ class _Run:
         self._save(saes)
         results, flags = evaluate(self.cfg, self.plan, self.subject, saes, self.out_dir, self.reporter)
         info = self._final_info(results, flags)
+        # What took hours is on disk before evaluations that may take hours begin.
+        files.write_json(self.out_dir / files.FINAL, info)
+        self._evaluate_more(saes, info)
         files.write_json(self.out_dir / files.FINAL, info)
         write_notes(self.out_dir)
         self._write_status("complete")
@@ -147,6 +162,23 @@ class _Run:
                 "started": self.started,
             },
         )
+
+    def _evaluate_more(self, saes: Mapping[str, Autoencoder], info: dict[str, Any]) -> None:
+        """The evaluations beside core, into `info`."""
+        planned = {sae.name: sae for sae in self.plan.saes}
+        found, flags = run_evaluations(
+            self.chosen,
+            self.cfg,
+            self.subject,
+            list(by_site(saes, {name: planned[name].site for name in saes})),
+            self.out_dir,
+            lambda name: provenance_of(self.cfg, self.plan.tokens, self.subject, planned[name]),
+            self.reporter,
+        )
+        for name, by_evaluation in found.items():
+            for evaluation, result in by_evaluation.items():
+                put_result(info["saes"][name], evaluation, flat_metrics(result), result.flags)
+        info["flags"] += flags
 
     def _save(self, saes: Mapping[str, Autoencoder]) -> None:
         trackers = {trainee.name: trainee.trackers for trainee in self.training.trainees}

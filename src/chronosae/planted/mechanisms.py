@@ -18,6 +18,8 @@ NOISE = {"kind": "gaussian", "level": 1.0}
 _INPUT = {"placement": "input", "cosine_weight": 0.0}
 _CROWDED = {"batch_sequences": 8}
 """Its sequences are twice as long."""
+_MASKED = {"batch_sequences": 32}
+"""Twice the usual batch: a mask's logit for a feature and a position sees one token in 64."""
 _STEADY = {"k": 9, "consistency_weight": 0.5}
 _TFA = {"n_heads": 4, "bottleneck_factor": 4}
 _GROUPS = {"split": [0.2, 0.8], "group_weights": [0.2, 0.8]}
@@ -91,11 +93,11 @@ ARMS: dict[str, Arm] = {
     "iid feature + consistency of all": Arm(
         "iid", "consistency", {"consistency_weight": 0.05, "kernel": {"kind": "conv"}}
     ),
-    "positional topk": Arm("positional", "topk"),
-    "positional soft": Arm("positional", "positional", {"mask": "soft", "context": 64}),
-    "positional importance": Arm("positional", "positional", {"mask": "importance", "context": 64}),
-    "positional hard": Arm("positional", "positional", {"mask": "hard", "context": 64}),
-    "positional slices": Arm("positional", "positional", {"mask": "slices", "context": 64}),
+    "positional topk": Arm("positional", "topk", recipe=_MASKED),
+    "positional soft": Arm("positional", "positional", {"mask": "soft", "context": 64}, recipe=_MASKED),
+    "positional importance": Arm("positional", "positional", {"mask": "importance", "context": 64}, recipe=_MASKED),
+    "positional hard": Arm("positional", "positional", {"mask": "hard", "context": 64}, recipe=_MASKED),
+    "positional slices": Arm("positional", "positional", {"mask": "slices", "context": 64}, recipe=_MASKED),
 }
 
 Metric = Literal["fve", "fve_corrupted", "f1", "f1_corrupted", "smoothness", "position_mass", "nmse"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chronosae.world.chains import CHAINS, Chain
     from chronosae.world.corpus import KINDS, Document, make_document, sample_documents
+    from chronosae.world.evaluation_data import register_evaluation_data
     from chronosae.world.facts import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS, Fact, facts
     from chronosae.world.model import model_folder
     from chronosae.world.probing import TASKS, LabelledText, probing_texts
@@ -46,6 +47,7 @@ _HOMES: dict[str, str] = {
     "questions": "questions",
     "register": "source",
     "sample_documents": "corpus",
+    "register_evaluation_data": "evaluation_data",
     "score_world": "score",
     "train_world": "train",
 }
@@ -64,6 +66,7 @@ __all__ = [  # noqa: RUF022 - by theme: facts, texts, questions, model
     "WorldSource",
     "make_document",
     "register",
+    "register_evaluation_data",
     "sample_documents",
     "LabelledText",
     "Question",

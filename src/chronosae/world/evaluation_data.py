@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache, partial
 
 from chronosae.evals.data import LABELLED, QUESTIONS, LabelledTexts, Question, QuestionSet
+from chronosae.world.evaluation_order import register_order
 from chronosae.world.evaluation_words import register_words
+from chronosae.world.evaluation_pairs import register_pairs
 from chronosae.world.facts import SUBJECTS
 from chronosae.world.probing import TASKS, probing_texts
 from chronosae.world.questions import questions
@@ -43,3 +45,9 @@ def register() -> None:
         LABELLED.register(f"world/{task}", partial(_labelled, task))
     for subject in SUBJECTS:
         QUESTIONS.register(f"world/{subject}", partial(_questions, subject))
+    register_order()
+    register_pairs()
+
+
+register_evaluation_data = register
+"""The same, by the name under which the world offers it."""
