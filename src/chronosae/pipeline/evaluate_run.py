@@ -1,4 +1,4 @@
-"""`chronosae eval`: evaluate the autoencoders of a finished run, some evaluations or all, again or for the first time."""
+"""`chronosae eval`: evaluate the autoencoders of a finished run, again or for the first time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
