@@ -94,13 +94,14 @@ def evaluate(
 @click.argument("runs", type=FOLDER, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-def compare(runs: tuple[Path, ...], as_json: bool, as_csv: bool) -> None:
-    """One table of all autoencoders in RUNS (run folders)."""
+@click.option("--baseline", metavar="NAME", help="Test the others against this one; each run's first when absent.")
+def compare(runs: tuple[Path, ...], as_json: bool, as_csv: bool, baseline: str | None) -> None:
+    """One table of all autoencoders in RUNS (run folders): means, 95 % intervals, what isn't significant marked."""
     from chronosae import report
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    table = report.comparison(report.read_runs(runs))
+    table = report.comparison(report.read_runs(runs), baseline)
     if as_json or as_csv:
         click.echo((report.to_json if as_json else report.to_csv)(table).rstrip("\n"))
     else:

@@ -3,13 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chronosae.config import UserError
 from chronosae.report import flags as flag_words
 from chronosae.report.files import mapping
 from chronosae.report.runs import Run, SAEResult
+from chronosae.report.significance import HEADLINES, Difference, difference, holm
 from chronosae.report.statistics import L0_TOLERANCE, LEVEL, Estimate, estimate, l0_groups
 
 # First in JSON and CSV, and the ones a table shows; every other core metric follows in alphabetical order.
@@ -50,6 +52,8 @@ class Row:
     """Rows with the same subject, site and letter have L0 within 5 %; None when L0 is undefined."""
     l0_matched: bool | None
     """Whether another row shares the letter; None when there is no other row to match, or no L0."""
+    differences: Mapping[str, Difference]
+    """To the baseline at the same subject and site, by headline metric; empty for the baseline itself."""
 
     @property
     def n(self) -> int:
@@ -66,13 +70,39 @@ class Comparison:
     """What a reader must know before comparing rows."""
 
 
-def comparison(runs: Sequence[Run]) -> Comparison:
-    """Rows in the order of the runs and, within a run, of its configuration."""
+def comparison(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
+    """Rows in the order of the runs and, within a run, of its configuration.
+
+    Arguments:
+        baseline: the autoencoder that others are tested against, in each run and site that has it; absent, the first.
+
+    Raises:
+        UserError: no run has an autoencoder called `baseline`.
+    """
     found = [(run, members) for run in runs for members in by_base(run).values()]
+    if baseline is not None and all(members[0].base != baseline for _, members in found):
+        raise UserError(f"--baseline {baseline}: the runs have {', '.join({m[0].base: None for _, m in found})}")
     groups = _groups(found)
     names = _metric_names(runs)
-    rows = [_row(run, members, names, groups[i], groups) for i, (run, members) in enumerate(found)]
+    tested = _tested(found, baseline)
+    rows = [_row(run, members, names, groups[i], groups, tested[i]) for i, (run, members) in enumerate(found)]
     return Comparison(tuple(rows), tuple(_notes(runs, rows)))
+
+
+def _tested(found: Sequence[tuple[Run, list[SAEResult]]], baseline: str | None) -> list[dict[str, Difference]]:
+    """The differences of each row to the baseline of its run and site; one correction for all of them."""
+    places = [(run.label, members[0].site) for run, members in found]
+    raw: list[tuple[int, Difference]] = []
+    for i, (_, members) in enumerate(found):
+        here = [found[j][1] for j, place in enumerate(places) if place == places[i]]
+        others = [m for m in here if baseline is None or m[0].base == baseline]
+        if others and others[0] is not members:
+            made = (difference(metric, members, others[0]) for metric in HEADLINES)
+            raw += [(i, one) for one in made if one is not None]
+    tested: list[dict[str, Difference]] = [{} for _ in found]
+    for (i, _), one in zip(raw, holm([one for _, one in raw]), strict=True):
+        tested[i][one.metric] = one
+    return tested
 
 
 def by_base(run: Run) -> dict[str, list[SAEResult]]:
@@ -120,7 +150,14 @@ def _subject(run: Run) -> str:
     return str(subject.get("fingerprint") or subject.get("model") or "")
 
 
-def _row(run: Run, members: list[SAEResult], names: list[str], group: Group, groups: list[Group]) -> Row:
+def _row(
+    run: Run,
+    members: list[SAEResult],
+    names: list[str],
+    group: Group,
+    groups: list[Group],
+    differences: Mapping[str, Difference],
+) -> Row:
     first = members[0]
     peers = sum(other[:2] == group[:2] and other[2] is not None for other in groups) - 1
     matched = None if group[2] is None or peers == 0 else groups.count(group) > 1
@@ -139,6 +176,7 @@ def _row(run: Run, members: list[SAEResult], names: list[str], group: Group, gro
         flags=_flags(members),
         l0_group=group[2],
         l0_matched=matched,
+        differences=differences,
     )
 
 
@@ -168,6 +206,13 @@ def _notes(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         notes.append(f"± is the half width of the {LEVEL:.0%} t-interval of the mean over n seeds.")
     if any(row.n > found.n for row in rows for found in row.metrics.values() if found is not None):
         notes.append("(n=...): the metric is defined for that many of the row's seeds only.")
+    tests = [one for row in rows for one in row.differences.values()]
+    if any(one.p is not None for one in tests):
+        against = ", ".join(dict.fromkeys(one.baseline for one in tests))
+        notes.append(
+            f"≈ after a number: no significant difference to {against} (paired t-test over seeds, Holm-corrected over"
+            f" the {sum(one.p is not None for one in tests)} tests of the table, 5 %)."
+        )
     notes += _differences(runs)
     return notes
 
@@ -196,7 +241,25 @@ def _json_row(row: Row) -> dict[str, Any]:
         else {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n, "values": list(found.values)}
         for name, found in row.metrics.items()
     }
-    return {**_head(row), "seeds": list(row.seeds), "metrics": metrics, "flags": list(row.flags)}
+    differences = {
+        name: {
+            "baseline": one.baseline,
+            "mean": one.found.mean,
+            "low": one.found.low,
+            "high": one.found.high,
+            "n": one.found.n,
+            "p_holm": one.p,
+            "significant": one.significant,
+        }
+        for name, one in row.differences.items()
+    }
+    return {
+        **_head(row),
+        "seeds": list(row.seeds),
+        "metrics": metrics,
+        "differences": differences,
+        "flags": list(row.flags),
+    }
 
 
 def _head(row: Row) -> dict[str, Any]:

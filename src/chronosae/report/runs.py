@@ -30,7 +30,7 @@ class SAEResult:
     options: Mapping[str, Any]
     flags: tuple[str, ...]
     metrics: Mapping[str, float]
-    """Core metrics that are finite numbers, by their flat names."""
+    """Metrics that are finite numbers: core's by their flat names, those of others as `evaluation.metric`."""
 
     @property
     def base(self) -> str:
@@ -175,6 +175,9 @@ def _sae(name: str, entry: Any, path: Path) -> SAEResult:
     core = {key: number(value) for key, value in mapping(mapping(entry.get("metrics")).get("core")).items()}
     # Older runs hold no novel_l0; nothing in them predicts, so all of their L0 is novel.
     core.setdefault("novel_l0", core.get("l0"))
+    for evaluation, found in mapping(entry.get("metrics")).items():
+        if evaluation != "core":
+            core |= {f"{evaluation}.{key}": number(value) for key, value in mapping(found).items()}
     return SAEResult(
         name=name,
         preset=str(entry.get("preset") or name.partition("@")[0]),

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from chronosae.report import flags as flag_words
 from chronosae.report.compare import Comparison, Row, needs_letters
+from chronosae.report.significance import HEADLINES
 from chronosae.report.statistics import Estimate
 
 UNDEFINED = "-"
@@ -37,7 +38,11 @@ def format_estimate(found: Estimate | None, spec: str, n: int) -> str:
 
 
 def _metric(name: str, spec: str) -> Callable[[Row], str]:
-    return lambda row: format_estimate(row.metrics.get(name), spec, row.n)
+    def cell(row: Row) -> str:
+        text, tested = format_estimate(row.metrics.get(name), spec, row.n), row.differences.get(name)
+        return f"{text} ≈" if tested is not None and tested.significant is False else text
+
+    return cell
 
 
 def _asked(row: Row) -> str:
@@ -98,8 +103,23 @@ def to_rich(compared: Comparison, width: int = 80) -> RenderableType:
     return Group(
         *([Text(", ".join(shared), style="dim")] if shared else []),
         _table(columns, rows),
+        *_evaluations(rows),
         *(Text(_plain(line), style="dim") for line in lines),
     )
+
+
+def _evaluations(rows: Sequence[Row]) -> list[RenderableType]:
+    """The headline numbers of the evaluations beside core, one column an autoencoder: there may be many of both."""
+    found = [name for name in HEADLINES if "." in name and any(row.metrics.get(name) for row in rows)]
+    if not found:
+        return []
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    several = len({row.run for row in rows}) > 1
+    for title in ("evaluation", *(f"{row.run} {row.sae}" if several else row.sae for row in rows)):
+        table.add_column(_plain(title), justify="left" if title == "evaluation" else "right", overflow="fold")
+    for name in found:
+        table.add_row(HEADLINES[name], *(Text(_metric(name, ".3f")(row)) for row in rows))
+    return [Text(""), table]
 
 
 def print_table(compared: Comparison, console: Console | None = None) -> None:
