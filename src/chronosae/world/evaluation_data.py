@@ -6,8 +6,8 @@ from functools import cache, partial
 
 from chronosae.evals.data import LABELLED, QUESTIONS, LabelledTexts, Question, QuestionSet
 from chronosae.world.evaluation_order import register_order
-from chronosae.world.evaluation_words import register_words
 from chronosae.world.evaluation_pairs import register_pairs
+from chronosae.world.evaluation_words import register_words
 from chronosae.world.facts import SUBJECTS
 from chronosae.world.probing import TASKS, probing_texts
 from chronosae.world.questions import questions
