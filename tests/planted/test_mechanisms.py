@@ -53,6 +53,11 @@ def test_the_committed_judgement_follows_from_the_committed_scores(committed: di
     assert judge(committed["scores"]) == committed["claims"]
 
 
+def test_every_claim_with_a_bound_holds_in_the_committed_results(committed: dict) -> None:
+    missed = [claim for judged in committed["claims"].values() for claim in judged if not claim["holds"]]
+    assert not missed
+
+
 def test_the_page_shows_the_committed_results(committed: dict) -> None:
     assert markdown(committed) in (ROOT / "docs" / "planted.md").read_text(encoding="utf-8")
 
