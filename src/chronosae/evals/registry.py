@@ -13,6 +13,7 @@ _HOMES: dict[str, str] = {
     "order_probing": "order_probing",
     "scr": "scr_tpp.scr",
     "tpp": "scr_tpp.tpp",
+    "autointerp": "autointerp",
 }
 """Name -> module under `chronosae.evals` whose `EVALUATION` it is."""
 
