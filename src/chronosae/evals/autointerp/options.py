@@ -1,0 +1,146 @@
+"""What can be told to `autointerp`."""
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from chronosae.config import SourceConfig
+from chronosae.evals.evaluation import EvalOptions
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Price = Annotated[float, Field(ge=0)]
+
+
+class AutointerpOptions(EvalOptions):
+    """Options of `autointerp`. The endpoint's key is never one of them: it is read from the environment."""
+
+    base_url: str | None = None
+    """Address of an OpenAI-compatible endpoint up to `/chat/completions`, such as `https://api.openai.com/v1` or
+    `http://localhost:8000/v1`. Text of `data` is sent there."""
+    model: str | None = None
+    """Name of the model that explains and judges, as the endpoint knows it."""
+    key_env: str | None = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the endpoint's key; null for an endpoint that wants none."""
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 10
+    """Requests under way at once."""
+    retries: NonNegative = 6
+    """Further tries of a request after 429, 5xx, a timeout or a lost connection."""
+    backoff: Annotated[float, Field(ge=0, le=60)] = 1.0
+    """Seconds before the first further try; doubles each time, up to a minute. A server's Retry-After goes first."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds until a request without an answer counts as lost."""
+    price_in: Price | None = None
+    """Price of a million prompt tokens, in any currency; for the estimate and `max_cost`."""
+    price_out: Price | None = None
+    """Price of a million answer tokens."""
+    max_cost: Price | None = None
+    """Refuse to start above this estimate, and stop when it is spent; needs both prices."""
+    answers_dir: str | None = None
+    """Folder of the answers kept; absent: beside the activations kept (none, where none are)."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
+    """Sent with each request; null sends none, for models that refuse it."""
+    send_seed: bool = True
+    """Send the evaluations' seed with each request; endpoints that know no seed mostly ignore it."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Field in which the endpoint wants the largest number of answer tokens."""
+    explanation_tokens: Positive = 30
+    """Most tokens of an explanation. A model that reasons before it answers needs more."""
+    answer_tokens: Positive = 60
+    """Most tokens of a list of examples. A model that reasons before it answers needs more."""
+
+    data: str = "world"
+    """A registered corpus (`world`), a local .txt/.jsonl/.parquet file or folder of them, or a Hugging Face name."""
+    subset: str | None = None
+    """Subset of a Hugging Face data set or of a registered corpus."""
+    split: str = "test"
+    """Split of a Hugging Face data set or of a registered corpus; local files have none."""
+    text_field: str = "text"
+    """Field that holds the text in .jsonl, parquet and Hugging Face rows."""
+    tokens: Positive = 100_000
+    """Tokens of text in which examples are looked for. SAEBench: 2,000,000."""
+    context: Annotated[int, Field(ge=8)] = 128
+    """Tokens of a sequence, the leading special token included."""
+
+    n_latents: Positive = 1000
+    """Latents drawn among those alive; all of them where there are fewer."""
+    override_latents: list[NonNegative] | None = None
+    """These latents, alive or not, instead of drawn ones."""
+    dead_latent_threshold: NonNegative = 15
+    """A latent is alive that fires on more tokens than this."""
+    buffer: NonNegative = 10
+    """Tokens of an example on each side of the token it is chosen for."""
+    act_threshold_frac: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """A latent is active at a token above this share of its largest activation."""
+    n_top_ex_for_generation: Positive = 10
+    """Most activating examples to explain from."""
+    n_iw_sampled_ex_for_generation: NonNegative = 5
+    """Importance-weighted examples to explain from."""
+    n_top_ex_for_scoring: Positive = 2
+    """Most activating examples to judge."""
+    n_iw_sampled_ex_for_scoring: NonNegative = 2
+    """Importance-weighted examples to judge."""
+    n_random_ex_for_scoring: Positive = 10
+    """Random examples to judge."""
+    keep_texts: bool = True
+    """Write the examples' text into the result (`logs`), as SAEBench does."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str | None) -> str | None:
+        # No message here shows the value: it may hold a password.
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port)
+        except ValueError:
+            raise ValueError("is no address; give one such as https://api.openai.com/v1") from None
+        if not sound or re.search(r"\s", value):
+            raise ValueError("must be an http(s) address such as https://api.openai.com/v1")
+        if parts.username is not None or parts.query or parts.fragment:
+            raise ValueError("must hold neither user, password nor query; the key belongs into the environment")
+        return value.rstrip("/").removesuffix("/chat/completions")
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        # Somebody may have given the key itself: the message must not show it.
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", value):
+            raise ValueError("must be the NAME of an environment variable that holds the key, never the key itself")
+        return value
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "AutointerpOptions":
+        if self.max_cost is not None and (self.price_in is None or self.price_out is None):
+            raise ValueError("max_cost needs price_in and price_out, the endpoint's prices of a million tokens")
+        if self.window > self.context - 1:
+            raise ValueError(f"buffer: an example of {self.window} tokens doesn't fit a context of {self.context}")
+        return self
+
+    @property
+    def window(self) -> int:
+        """Tokens of an example."""
+        return 2 * self.buffer + 1
+
+    @property
+    def n_top(self) -> int:
+        """Most activating examples of a latent."""
+        return self.n_top_ex_for_generation + self.n_top_ex_for_scoring
+
+    @property
+    def n_importance(self) -> int:
+        """Importance-weighted examples of a latent."""
+        return self.n_iw_sampled_ex_for_generation + self.n_iw_sampled_ex_for_scoring
+
+    @property
+    def n_active_scored(self) -> int:
+        """Examples to judge that were chosen because the latent fires."""
+        return self.n_top_ex_for_scoring + self.n_iw_sampled_ex_for_scoring
+
+    @property
+    def source(self) -> SourceConfig:
+        """Where the text comes from."""
+        return SourceConfig(path=self.data, subset=self.subset, split=self.split, text_field=self.text_field)
