@@ -27,7 +27,7 @@ from chronosae.planted.stream import HELDOUT_FIRST, token_order
 
 CHAINS, LINKS = 8, 3
 """The first planted edges are eight chains of four features."""
-STEPS, TOKENS, LR = 1300, 768, 3e-3
+STEPS, TOKENS, LR = 2000, 768, 3e-3
 Triple = tuple[int, int, int]
 """Source, target, lag."""
 
