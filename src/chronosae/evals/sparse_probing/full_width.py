@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, linear
 
 from chronosae.evals.sparse_probing.tasks import Part, Task
 
@@ -36,23 +36,30 @@ def full_width_correct(
         mean = x.mean(0)
         scale = (x - mean).square().mean().sqrt().clamp(min=1e-12)
         x, asked = (x - mean) / scale, (asked - mean) / scale
-    fitted = _Table([task.fit if chosen_on == "validation" else task.train for task in tasks], x)
+    fitted = _Table([task.fit if chosen_on == "validation" else task.train for task in tasks], x, generator)
     choosing = _Table([getattr(task, chosen_on) for task in tasks], x if chosen_on == "validation" else asked)
     weight, bias = _train(fitted, choosing, by_accuracy=chosen_on == "test", generator=generator)
-    logits = (asked @ weight + bias).cpu()
+    logits = linear(asked, weight, bias).cpu()
     return [(logits[task.test.rows, t] > 0) == task.test.labels for t, task in enumerate(tasks)]
 
 
 class _Table:
-    """The union of the tasks' rows: `x` once, an answer and a weight (0 or 1) for every row and task."""
+    """The union of the tasks' rows: `x` once, an answer and a weight (0 or 1) for every row and task.
 
-    def __init__(self, parts: Sequence[Part], x: Float[Tensor, "rows width"]) -> None:
+    With a generator the rows are in random order.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], x: Float[Tensor, "rows width"], generator: torch.Generator | None = None
+    ) -> None:
         labels = torch.zeros(len(x), len(parts))
         weights = torch.zeros(len(x), len(parts))
         for t, part in enumerate(parts):
             labels[part.rows, t] = part.labels.float()
             weights[part.rows, t] = 1.0
-        used = weights.any(1)
+        used = weights.any(1).nonzero().squeeze(1)
+        if generator is not None:
+            used = used[torch.randperm(len(used), generator=generator)]
         self.x, self.labels, self.weights = x[used.to(x.device)], labels[used].to(x), weights[used].to(x)
 
     def __len__(self) -> int:
@@ -69,24 +76,26 @@ class _Table:
 
 def _train(
     fitted: _Table, choosing: _Table, *, by_accuracy: bool, generator: torch.Generator
-) -> tuple[Float[Tensor, "width tasks"], Float[Tensor, " tasks"]]:
-    width, n_tasks = fitted.x.shape[1], fitted.labels.shape[1]
-    weight = fitted.x.new_zeros(width, n_tasks, requires_grad=True)
+) -> tuple[Float[Tensor, "tasks width"], Float[Tensor, " tasks"]]:
+    n_tasks = fitted.labels.shape[1]
+    weight = fitted.x.new_zeros(n_tasks, fitted.x.shape[1], requires_grad=True)
     bias = fitted.x.new_zeros(n_tasks, requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=LEARNING_RATE)
-    # Every task sees about BATCH of its own rows a step.
-    batch = max(1, round(BATCH * len(fitted) / max(1.0, float(fitted.weights.sum()) / n_tasks)))
+    # Every task sees about BATCH of its own rows a step. Batches are the same in every epoch, in another order: they
+    # are views, and copying rows would cost more than all else.
+    size = max(1, round(BATCH * len(fitted) / max(1.0, float(fitted.weights.sum()) / n_tasks)))
+    batches = list(zip(fitted.x.split(size), fitted.labels.split(size), fitted.weights.split(size), strict=True))
     best = weight.detach().clone(), bias.detach().clone()
     best_score = torch.full_like(bias, -torch.inf, requires_grad=False)
     stale = torch.zeros_like(best_score)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(fitted), generator=generator).to(fitted.x.device).split(batch):
-            _step(fitted, rows, weight, bias, optimizer)
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            _step(*batches[i], weight, bias, optimizer)
         with torch.no_grad():
-            score = choosing.scores(choosing.x @ weight + bias, by_accuracy)
+            score = choosing.scores(linear(choosing.x, weight, bias), by_accuracy)
             better = (score > best_score) & (stale < PATIENCE)
             best_score = torch.where(better, score, best_score)
-            best = torch.where(better, weight, best[0]), torch.where(better, bias, best[1])
+            best = torch.where(better.unsqueeze(1), weight, best[0]), torch.where(better, bias, best[1])
             stale = torch.where(better, 0.0, stale + 1)
         if (stale >= PATIENCE).all():
             break
@@ -94,11 +103,16 @@ def _train(
 
 
 @torch.enable_grad()
-def _step(table: _Table, rows: Tensor, weight: Tensor, bias: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    part = table.weights[rows]
-    logits = table.x[rows] @ weight + bias
-    loss = binary_cross_entropy_with_logits(logits, table.labels[rows], reduction="none")
+def _step(
+    x: Float[Tensor, "batch width"],
+    labels: Float[Tensor, "batch tasks"],
+    weights: Float[Tensor, "batch tasks"],
+    weight: Float[Tensor, "tasks width"],
+    bias: Float[Tensor, " tasks"],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    loss = binary_cross_entropy_with_logits(linear(x, weight, bias), labels, reduction="none")
     optimizer.zero_grad(set_to_none=True)
     # A mean over each task's own rows; tasks share no parameter, so their sum is each task's own loss.
-    ((loss * part).sum(0) / part.sum(0).clamp(min=1)).sum().backward()
+    ((loss * weights).sum(0) / weights.sum(0).clamp(min=1)).sum().backward()
     optimizer.step()
