@@ -2,13 +2,19 @@
 
 import json
 import logging
+import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from autointerp_tools import KEY, ChatServer, Reply, explains, options, planted, rule_judge, words, world_bench
+from transformers.utils.import_utils import is_serve_available
 
 from chronosae import world
 from chronosae.config import UserError
@@ -274,3 +280,60 @@ def test_the_embedded_model_itself_can_be_asked(bench: Workbench, latents: list[
         sum(v for k, v in result.block["latents"].items() if k.startswith("unanswered")) + len(result.unstructured) == 2
     )
     assert {flag.split(":")[0] for flag in result.flags} >= {"answers_cut"}
+
+
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture
+def transformers_serve(tmp_path: Path) -> Iterator[str]:
+    """Address of `transformers serve` with the embedded model, which is given a chat template."""
+    if not is_serve_available():
+        pytest.skip("needs pip install 'transformers[serving]'")
+    folder = shutil.copytree(world.model_folder(), tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--device", "cpu"]
+    with (tmp_path / "serve.log").open("w") as log:
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
+        try:
+            _wait_for(port, server)
+            yield f"http://localhost:{port}/v1"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(240):
+        assert server.poll() is None, "transformers serve ended"
+        try:
+            socket.create_connection(("localhost", port), 1).close()
+            return
+        except OSError:
+            time.sleep(1)
+    pytest.fail("transformers serve doesn't listen")
+
+
+@pytest.mark.slow
+def test_transformers_serve_can_be_asked(
+    bench: Workbench, latents: list[int], transformers_serve: str, tmp_path: Path
+) -> None:
+    with ChatServer(rule_judge) as unused:
+        asked = options(
+            unused,
+            base_url=transformers_serve,
+            model=str(tmp_path / "model"),
+            override_latents=latents[:2],
+            n_top_ex_for_generation=1,
+            n_iw_sampled_ex_for_generation=1,
+            buffer=4,
+            concurrency=1,
+            answer_tokens=8,
+        )
+    result = EVALUATION.run(asked, bench, {"a": planted(bench.subject)})["a"]
+    spent = result.block["asked"]["spent"]
+    assert spent["calls"] >= 2 and spent["prompt_tokens"] > 0 and not result.block["asked"]["refused"]
+    assert len(result.details) == 2

@@ -15,7 +15,6 @@ from chronosae.evals.result import EvalResult
 from chronosae.evals.workbench import Workbench
 
 SAME = (
-    "n_latents",
     "override_latents",
     "dead_latent_threshold",
     "buffer",
@@ -113,4 +112,6 @@ def _saebench_config(options: AutointerpOptions, bench: Workbench) -> dict[str, 
         "max_tokens_in_explanation": options.explanation_tokens,
         "use_demos_in_explanation": True,
         **{name: getattr(options, name) for name in SAME},
+        # SAEBench takes a number of latents or a list of them, never both.
+        "n_latents": options.n_latents if options.override_latents is None else None,
     }
