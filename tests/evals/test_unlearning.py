@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder, build
-from chronosae.config import SourceConfig, SubjectConfig, UserError
+from chronosae.config import SourceConfig, SubjectConfig, UserError, load_config
 from chronosae.evals.envelope import Provenance
 from chronosae.evals.multiple_choice import clean_scores
 from chronosae.evals.output import write_result
 from chronosae.evals.preflight import Setting
+from chronosae.evals.registry import read_eval_options
 from chronosae.evals.result import EvalResult
 from chronosae.evals.unlearning import EVALUATION, UnlearningOptions
 from chronosae.evals.unlearning.evaluation import settings
@@ -253,6 +254,16 @@ def test_everything_that_is_missing_is_listed_at_once() -> None:
     for line, what in zip(found, wanted, strict=True):
         assert what in line and "\n" not in line
     assert EVALUATION.preflight(UnlearningOptions(), Setting("world", None)) == []
+
+
+def test_the_configuration_for_gemma_names_each_missing_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = load_config(Path(__file__).parents[2] / "configs" / "unlearning-gemma-2-2b-it.yaml")
+    options = read_eval_options("unlearning", config.evals.unlearning or {})
+    assert isinstance(options, UnlearningOptions)
+    found = " ".join(missing.what for missing in EVALUATION.preflight(options, Setting(config.subject.model, None)))
+    for piece in ("bio-forget-corpus.jsonl", "wikitext", "wmdp-bio", "human_aging", "chat template of google/gemma"):
+        assert piece in found
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class UnlearningOptions(EvalOptions):
         "world/ageing",
     )
     """Questions that must still be answered right afterwards."""
-    max_questions: Positive | None = 160
+    max_questions: Positive | None = 100
     """Questions of each set at most, drawn at random; null: all of them, as in SAEBench."""
     retain_thresholds: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.001, 0.01)
     """Features that fire on at least this share of the retain text's tokens are never clamped."""
