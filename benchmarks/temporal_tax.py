@@ -49,10 +49,12 @@ def main() -> None:
     for trainee in trainees.values():
         trainee.step(batch)
     rounds = [{name: _seconds(trainee, batch) for name, trainee in trainees.items()} for _ in range(args.repeats)]
-    ratio = {name: statistics.median(r[name] / r["topk"] for r in rounds) for name in PRESETS}
+    ratios = {name: sorted(r[name] / r["topk"] for r in rounds) for name in PRESETS}
+    ratio = {name: statistics.median(found) for name, found in ratios.items()}
     seconds = {name: statistics.median(r[name] for r in rounds) for name in PRESETS}
     result = {
         "ratio": ratio,
+        "spread": {name: [found[0], found[-1]] for name, found in ratios.items()},
         "seconds": seconds,
         "d_in": args.d_in,
         "d_sae": args.d_sae,
@@ -64,7 +66,8 @@ def main() -> None:
     }
     result["ok"] = all(value <= LIMIT for value in ratio.values())
     for name in PRESETS:
-        print(f"{name:20s} {ratio[name]:5.2f} x topk   {seconds[name] * 1e3:7.0f} ms")
+        low, high = ratios[name][0], ratios[name][-1]
+        print(f"{name:20s} {ratio[name]:5.2f} x topk ({low:.2f} to {high:.2f})   {seconds[name] * 1e3:7.0f} ms")
     if args.json:
         print(json.dumps(result))
     sys.exit(0 if result["ok"] else 1)

@@ -1,0 +1,166 @@
+"""What holds for all evaluations alike: whole contexts are encoded, numbers repeat, options and files are sound."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from chronosae.autoencoders import Autoencoder, build
+from chronosae.config import SubjectConfig, UserError
+from chronosae.evals import Setting, Workbench, evaluation_names, find_evaluation, read_eval_options
+from chronosae.evals.envelope import Provenance
+from chronosae.evals.output import result_envelope
+from chronosae.evals.result import EvalResult
+from chronosae.subject import Subject, inspect_subject
+from chronosae.world import model_folder, register, register_evaluation_data
+
+SITE = "blocks.2.hook_resid_post"
+SMALL: dict[str, dict[str, Any]] = {
+    "sparse_probing": {"data": ["world/subject"], "k": [1, 5], "train_rows": 60, "test_rows": 40, "context": 32},
+    "order_probing": {"data": ["world/who_pays"], "n_back": [3], "k": [1], "train": 60, "test": 40, "context": 48},
+    "absorption": {
+        "train_words": 96,
+        "test_words": 48,
+        "min_letters": 1,
+        "probe_epochs": 3,
+        "probe_steps": 5,
+        "max_k": 2,
+    },
+    "scr": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
+    "tpp": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
+    "unlearning": {
+        "text_tokens": 600,
+        "context": 32,
+        "max_questions": 12,
+        "kept_questions": ["world/history"],
+        "retain_thresholds": [0.01],
+        "n_features": [10],
+        "multipliers": [25],
+    },
+}
+"""Options with which each evaluation takes seconds; what isn't here needs more than this machine has."""
+ALONE = {"autointerp"}
+"""Evaluations that need an endpoint; their own tests serve one."""
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    register()
+    register_evaluation_data()
+    return Subject.load(SubjectConfig(model=str(model_folder()), device="cpu"), name="world")
+
+
+@pytest.fixture(scope="module")
+def saes(subject: Subject) -> dict[str, Autoencoder]:
+    made = {}
+    for seed, (name, preset) in enumerate((("chrono", "chrono"), ("topk", "topk"))):
+        made[name] = build(preset, d_in=subject.info.d_model, d_sae=48, k=4, seed=seed)
+    torch.nn.init.normal_(made["chrono"].kernel.taps, std=0.3, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr]
+    return made
+
+
+def options(name: str) -> Any:
+    return read_eval_options(name, SMALL[name])
+
+
+def digest(row: Tensor) -> bytes:
+    return hashlib.sha256(row.detach().float().contiguous().numpy().tobytes()).digest()
+
+
+class Spy:
+    """Notes every whole context that the subject hands out, and everything that autoencoders are asked to encode."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.given: dict[bytes, dict[int, set[bytes]]] = {}
+        """How a context begins -> its length -> what it is."""
+        self.asked: list[Tensor] = []
+        activations, encode = Subject.activations, Autoencoder.encode
+
+        def spied_activations(subject: Subject, tokens: Tensor, sites: Any, attention_mask: Any = None) -> Any:
+            found = activations(subject, tokens, sites, attention_mask)
+            real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+            for acts in found.values():
+                for row in (acts[i, real[i].cpu()] for i in range(len(acts))):
+                    self.given.setdefault(digest(row[:4]), {}).setdefault(len(row), set()).add(digest(row))
+            return found
+
+        def spied_encode(sae: Autoencoder, acts: Tensor, mask: Tensor | None = None, **more: Any) -> Any:
+            assert acts.dim() == 3, "positions were flattened"
+            self.asked.append(acts)
+            return encode(sae, acts, mask, **more)
+
+        monkeypatch.setattr(Subject, "activations", spied_activations)
+        monkeypatch.setattr(Autoencoder, "encode", spied_encode)
+
+    def whole(self) -> Iterator[bool]:
+        """Whether each row that was encoded is one that the subject handed out, padding apart."""
+        for acts in self.asked:
+            for row in acts:
+                found = self.given.get(digest(row[:4]), {}) | self.given.get(digest(row), {})
+                yield any(digest(row[:n]) in contexts for n, contexts in found.items())
+
+
+def test_every_evaluation_is_covered() -> None:
+    assert {*SMALL, *ALONE} == set(evaluation_names())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_autoencoders_are_given_whole_contexts_only(
+    name: str, subject: Subject, saes: dict[str, Autoencoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(monkeypatch)
+    find_evaluation(name).run(options(name), Workbench(subject, SITE), saes)
+    assert spy.asked, "nothing was encoded"
+    assert all(spy.whole())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_numbers_depend_neither_on_company_nor_on_the_global_random_state(
+    name: str, subject: Subject, saes: dict[str, Autoencoder]
+) -> None:
+    torch.manual_seed(1)
+    together = find_evaluation(name).run(options(name), Workbench(subject, SITE), saes)
+    torch.manual_seed(2)
+    alone = find_evaluation(name).run(options(name), Workbench(subject, SITE), {"topk": saes["topk"]})
+    assert numbers(together["topk"]) == pytest.approx(numbers(alone["topk"]), rel=1e-6, nan_ok=False)
+    assert together["topk"].data_sha256 == alone["topk"].data_sha256
+
+
+def numbers(result: EvalResult) -> dict[str, float]:
+    flat = {name: value for values in result.metrics.values() for name, value in values.items()}
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_results_are_json_without_nan_in_one_envelope(
+    name: str, subject: Subject, saes: dict[str, Autoencoder]
+) -> None:
+    evaluation = find_evaluation(name)
+    result = evaluation.run(options(name), Workbench(subject, SITE), {"topk": saes["topk"]})["topk"]
+    provenance = Provenance("world", subject.fingerprint, "float32", "text", "c" * 64, 0, "cpu")
+    made = result_envelope(evaluation, "topk", saes["topk"], SITE, result, options(name), provenance)
+    text = json.dumps(made, allow_nan=False)
+    assert made["eval_type_id"] == evaluation.eval_type_id and len(made) == 13
+    assert all(math.isfinite(value) for value in numbers(result).values())
+    assert "/root" not in text and str(Path.home()) not in text
+
+
+@pytest.mark.parametrize("name", evaluation_names())
+def test_every_option_is_documented_and_unknown_ones_are_refused(name: str) -> None:
+    fields = find_evaluation(name).options.model_fields
+    assert all(field.description for field in fields.values())
+    with pytest.raises(UserError, match=rf"evals\.{name}\.nonsense"):
+        read_eval_options(name, {"nonsense": 1})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_world_lacks_nothing(name: str, subject: Subject) -> None:
+    info = inspect_subject(SubjectConfig(model=str(model_folder())))
+    setting = Setting("world", info, "cpu", {"topk": 48})
+    assert find_evaluation(name).preflight(read_eval_options(name, {}), setting) == []
