@@ -388,8 +388,10 @@ def test_saebenchs_pairs_are_read_from_a_local_copy(tmp_path: Path) -> None:
         read_pair(str(tmp_path), TABLES[AMAZON], ("Books", "CDs_and_Vinyl"), "test")
 
 
-def test_an_unreachable_hub_is_one_line_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_one_line_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (classes,) = tpp.EVALUATION.preflight(tpp.TppOptions(data=[f"{BIOS}_class_set1"]), Setting("world", None))
+    assert "switched off" in classes.why
     wanted = [pair_name(BIOS, pair) for pair in TABLES[BIOS].pairs]
     missing = scr.EVALUATION.preflight(scr.ScrOptions(data=wanted), Setting("world", None))
     assert len(missing) == 4 and all("hub" in one.line().lower() and "\n" not in one.line() for one in missing)

@@ -3,6 +3,8 @@
 Both are computed as SAEBench defines them and flagged: their reliability is disputed (arXiv 2605.18229).
 """
 
-from chronosae.evals.scr_tpp.hub_pairs import register
+from chronosae.evals.data import hub_labelled
+from chronosae.evals.scr_tpp import hub_pairs
 
-register()
+hub_labelled.register()
+hub_pairs.register()
