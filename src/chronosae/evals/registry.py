@@ -11,6 +11,7 @@ _HOMES: dict[str, str] = {
     "unlearning": "unlearning",
     "absorption": "absorption",
     "order_probing": "order_probing",
+    "ravel": "ravel",
     "scr": "scr_tpp.scr",
     "tpp": "scr_tpp.tpp",
     "autointerp": "autointerp",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 
 from chronosae.evals.data import LABELLED, QUESTIONS, LabelledTexts, Question, QuestionSet
+from chronosae.world.evaluation_attributes import register_attributes
 from chronosae.world.evaluation_order import register_order
 from chronosae.world.evaluation_pairs import register_pairs
 from chronosae.world.evaluation_words import register_words
@@ -46,6 +47,7 @@ def register() -> None:
     for subject in SUBJECTS:
         QUESTIONS.register(f"world/{subject}", partial(_questions, subject))
     register_order()
+    register_attributes()
     register_pairs()
 
 

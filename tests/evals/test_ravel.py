@@ -1,0 +1,165 @@
+"""RAVEL-style disentanglement on a planted subject: what carries one attribute scores near the top, the rest at 0.5."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from chronosae.autoencoders import Autoencoder, build
+from chronosae.config import UserError
+from chronosae.evals.preflight import Setting
+from chronosae.evals.ravel import ATTRIBUTES, EVALUATION, AttributeSet, RavelOptions
+from chronosae.evals.workbench import Workbench
+from chronosae.subject import Subject, SubjectInfo
+
+SITE = "blocks.0.hook_resid_post"
+COLOURS, SIZES = ["red", "blue", "green", "grey"], ["tiny", "small", "large", "huge"]
+ENTITIES = [f"e{i}" for i in range(40)]
+WORDS = ["unk", "Q", "colour", "size", *COLOURS, *SIZES, *ENTITIES]
+WIDTH = 12
+VALUE = {entity: (i % 4, (i // 4) % 4) for i, entity in enumerate(ENTITIES)}
+OPTIONS = RavelOptions(data=("planted",), train_pairs=48, test_pairs=16, steps=25, batch=12, context=8)
+
+
+class Planted(Subject):
+    """`Q ENTITY colour`: an entity's activation holds its colour in dimensions 0 to 3 and its size in 4 to 7."""
+
+    def __init__(self, knows: bool = True) -> None:
+        vocabulary = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="unk"))
+        vocabulary.pre_tokenizer = Whitespace()
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token="unk")
+        self.name, self.device, self.dtype, self.knows = "planted", torch.device("cpu"), torch.float32, knows
+        self.fingerprint = "planted"
+        self.info = SubjectInfo("planted", 1, WIDTH, 16, len(WORDS), ("resid_post",), 0)
+        self.table = torch.randn(len(WORDS), WIDTH, generator=torch.Generator().manual_seed(0)) * 0.1
+        for entity, (colour, size) in VALUE.items():
+            self.table[WORDS.index(entity), :8] = torch.eye(8)[colour] + torch.eye(8)[4 + size]
+
+    def activations(self, tokens: Tensor, sites, attention_mask=None) -> dict[str, Tensor]:
+        return dict.fromkeys(sites, self.table[tokens])
+
+    def run_with(self, tokens: Tensor, edits, attention_mask=None) -> Tensor:
+        acts = self.table[tokens]
+        for edit in edits.values():
+            acts = edit(acts)
+        logits = torch.zeros(*tokens.shape, len(WORDS))
+        colour = (tokens[:, 2] == WORDS.index("colour")).float().unsqueeze(1)
+        first = WORDS.index("red")
+        shift = 0 if self.knows else 1
+        logits[:, 2, first : first + 4] = 8 * colour * acts[:, 1, :4].roll(shift, 1)
+        logits[:, 2, first + 4 : first + 8] = 8 * (1 - colour) * acts[:, 1, 4:8].roll(shift, 1)
+        return logits
+
+
+@pytest.fixture(autouse=True)
+def planted_data() -> None:
+    values = {
+        "colour": {entity: COLOURS[c] for entity, (c, _) in VALUE.items()},
+        "size": {entity: SIZES[s] for entity, (_, s) in VALUE.items()},
+    }
+    prompts = {"colour": ("Q {entity} colour",), "size": ("Q {entity} size",)}
+    ATTRIBUTES.register("planted", lambda _split: AttributeSet("planted", prompts, values))
+
+
+def linear(W: Tensor) -> Autoencoder:
+    """Features that read and write the rows of `W`; the rest of the activation is error."""
+    sae = build("relu_l1", d_in=WIDTH, d_sae=len(W))
+    with torch.no_grad():
+        sae.W_enc.copy_(W.T)
+        sae.W_dec.copy_(W)
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    return sae
+
+
+def one_feature_a_value() -> Autoencoder:
+    return linear(torch.eye(8, WIDTH))
+
+
+def one_feature_an_entity() -> Autoencoder:
+    """Each of the sixteen combinations has a feature of its own: colour and size can't be exchanged separately."""
+    both = torch.cat([torch.eye(8, WIDTH)[c] + torch.eye(8, WIDTH)[4 + s] for c in range(4) for s in range(4)])
+    sae = linear(both.view(16, WIDTH))
+    torch.nn.init.constant_(sae.b_enc, -1.0)  # only the entity's own combination exceeds 1
+    return sae
+
+
+def dead() -> Autoencoder:
+    sae = one_feature_a_value()
+    torch.nn.init.constant_(sae.b_enc, -1e6)
+    return sae
+
+
+def test_one_feature_a_value_is_at_the_top_and_the_entangled_and_the_dead_are_at_a_half() -> None:
+    saes = {"oracle": one_feature_a_value(), "entangled": one_feature_an_entity(), "dead": dead()}
+    shapes = []
+    for sae in saes.values():
+        encode = sae.encode
+        sae.encode = lambda acts, *a, f=encode, **k: (shapes.append(acts.dim()), f(acts, *a, **k))[1]
+    bench = Workbench(Planted(), SITE)
+    found = EVALUATION.run(OPTIONS, bench, saes)
+    assert set(shapes) == {3}
+    oracle, entangled = found["oracle"], found["entangled"]
+    assert oracle.metrics["ravel"]["disentanglement_score"] > 0.95
+    assert oracle.intervals["disentanglement_score"].low > 0.9
+    assert oracle.metrics["llm"]["llm_disentanglement_score"] > 0.95  # here the axes are the attributes
+    assert entangled.metrics["ravel"]["disentanglement_score"] < 0.7
+    assert found["dead"].metrics["ravel"] == {
+        "disentanglement_score": 0.5, "cause_score": 0.0, "isolation_score": 1.0
+    }  # fmt: skip
+    whole = oracle.metrics["whole"]
+    assert whole["whole_activation_cause_score"] == 1.0 and whole["whole_activation_isolation_score"] == 0.0
+    assert "no_feature_chosen: planted/colour, planted/size" in found["dead"].flags
+    assert not any(flag.startswith("site_does_not_mediate") for flag in oracle.flags)
+    json.dumps([oracle.metrics, oracle.details, oracle.eval_config], allow_nan=False)
+    alone = EVALUATION.run(OPTIONS, bench, {"oracle": saes["oracle"]})["oracle"]
+    assert alone.metrics == oracle.metrics and alone.intervals == oracle.intervals
+
+
+def test_keeping_the_error_keeps_what_the_autoencoder_does_not_see() -> None:
+    colours_only = linear(torch.eye(4, WIDTH))
+    bench = Workbench(Planted(), SITE)
+    ours = EVALUATION.run(OPTIONS, bench, {"sae": colours_only})["sae"]
+    theirs = EVALUATION.run(OPTIONS.model_copy(update={"protocol": "saebench"}), bench, {"sae": colours_only})["sae"]
+    row = {r["attribute"]: r for r in ours.details}["colour"]
+    assert row["cause_score"] == row["isolation_score"] == 1.0
+    row = {r["attribute"]: r for r in theirs.details}["colour"]
+    assert row["cause_score"] == 1.0 and row["isolation_score"] < 0.7  # sizes were wiped out with the error
+
+
+def test_what_the_subject_does_not_know_and_nan_are_flags_and_no_numbers() -> None:
+    result = EVALUATION.run(OPTIONS, Workbench(Planted(knows=False), SITE), {"sae": one_feature_a_value()})["sae"]
+    assert "subject_does_not_know: planted/colour, planted/size" in result.flags
+    assert all(value is None for values in result.metrics.values() for value in values.values())
+    broken = one_feature_a_value()
+    torch.nn.init.constant_(broken.b_enc, float("nan"))
+    result = EVALUATION.run(OPTIONS, Workbench(Planted(), SITE), {"sae": broken})["sae"]
+    assert "non_finite_codes: planted/colour, planted/size" in result.flags
+    assert result.metrics["ravel"]["disentanglement_score"] is None and not result.details
+
+
+def test_local_files_are_read_and_damage_is_one_line(tmp_path: Path) -> None:
+    def written(rows: list[dict]) -> str:
+        path = tmp_path / "cities.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    rows = [{"attribute": a, "prompt": f"{{entity}} {a}:"} for a in ("land", "river")]
+    rows += [{"attribute": a, "entity": f"c{i}", "value": f"v{i % 2}"} for i in range(4) for a in ("land", "river")]
+    data = ATTRIBUTES.read(written(rows), "all", "k")
+    assert data.entities == ("c0", "c1", "c2", "c3") and data.options("land") == ("v0", "v1")
+    for bad, says in (
+        ([{"attribute": "land", "prompt": "no place"}], "exactly once"),
+        ([{"attribute": "land", "entity": "c"}], "'value'"),
+        (rows[:1] + rows[2:], "at least two attributes"),
+    ):
+        with pytest.raises(UserError, match=says):
+            ATTRIBUTES.read(written(bad), "all", "k")
+    (missing,) = EVALUATION.preflight(RavelOptions(data=("no/such",)), Setting("world", None))
+    assert "evals.ravel.data" in missing.line()
