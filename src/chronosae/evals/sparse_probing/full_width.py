@@ -81,16 +81,14 @@ def _train(
     weight = fitted.x.new_zeros(n_tasks, fitted.x.shape[1], requires_grad=True)
     bias = fitted.x.new_zeros(n_tasks, requires_grad=True)
     optimizer = torch.optim.AdamW([weight, bias], lr=LEARNING_RATE)
-    # Every task sees about BATCH of its own rows a step. Batches are the same in every epoch, in another order: they
-    # are views, and copying rows would cost more than all else.
+    # Every task sees about BATCH of its own rows a step.
     size = max(1, round(BATCH * len(fitted) / max(1.0, float(fitted.weights.sum()) / n_tasks)))
-    batches = list(zip(fitted.x.split(size), fitted.labels.split(size), fitted.weights.split(size), strict=True))
     best = weight.detach().clone(), bias.detach().clone()
     best_score = torch.full_like(bias, -torch.inf, requires_grad=False)
     stale = torch.zeros_like(best_score)
     for _ in range(EPOCHS):
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            _step(*batches[i], weight, bias, optimizer)
+        for rows in _batches(len(fitted), size, fixed=not by_accuracy, generator=generator):
+            _step(fitted.x[rows], fitted.labels[rows], fitted.weights[rows], weight, bias, optimizer)
         with torch.no_grad():
             score = choosing.scores(linear(choosing.x, weight, bias), by_accuracy)
             better = (score > best_score) & (stale < PATIENCE)
@@ -100,6 +98,16 @@ def _train(
         if (stale >= PATIENCE).all():
             break
     return best
+
+
+def _batches(n: int, size: int, *, fixed: bool, generator: torch.Generator) -> list[slice | Tensor]:
+    """Rows of each step of an epoch. `fixed`: always the same batches in another order, as views, for copying rows costs
+    more than all else; otherwise drawn anew, as SAEBench does, whose best test accuracy gains from the jitter."""
+    if not fixed:
+        return list(torch.randperm(n, generator=generator).split(size))
+    starts = range(0, n, size)
+    order = torch.randperm(len(starts), generator=generator).tolist()
+    return [slice(starts[i], starts[i] + size) for i in order]
 
 
 @torch.enable_grad()
