@@ -101,8 +101,11 @@ def _train(
 
 
 def _batches(n: int, size: int, *, fixed: bool, generator: torch.Generator) -> list[slice | Tensor]:
-    """Rows of each step of an epoch. `fixed`: always the same batches in another order, as views, for copying rows costs
-    more than all else; otherwise drawn anew, as SAEBench does, whose best test accuracy gains from the jitter."""
+    """Rows of each step of an epoch.
+
+    `fixed`: always the same batches in another order, as views, for copying rows costs more than all else. Otherwise
+    drawn anew, as SAEBench does, whose best test accuracy gains from the jitter.
+    """
     if not fixed:
         return list(torch.randperm(n, generator=generator).split(size))
     starts = range(0, n, size)
