@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench docs parity setup clean
+.PHONY: demo test test-slow lint bench docs parity schemas setup clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,5 +50,15 @@ docs: $(STAMP)
 parity: .parity/.installed
 	JAXTYPING_DISABLE=1 PYTHONPATH=src .parity/bin/python -m pytest tests/parity
 
+# SAEBench's published schemas, against which tests validate our results; no copy of them is kept here.
+.schemas/.unpacked:
+	rm -rf .schemas && mkdir .schemas
+	$(BIN)/python -m pip download --quiet --no-deps sae-bench==0.6.0 -d .schemas
+	$(BIN)/python -c "import glob, zipfile; z = zipfile.ZipFile(glob.glob('.schemas/*.whl')[0]); \
+	  [open('.schemas/' + n.rsplit('/', 1)[1], 'wb').write(z.read(n)) for n in z.namelist() if n.endswith('.json') and 'eval_output_schema' in n]"
+	touch .schemas/.unpacked
+
+schemas: $(STAMP) .schemas/.unpacked
+
 clean:
-	rm -rf $(VENV) .parity
+	rm -rf $(VENV) .parity .schemas

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_evaluation import ALONE, SITE, SMALL, options
 from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder, build
@@ -19,34 +20,6 @@ from chronosae.evals.output import result_envelope
 from chronosae.evals.result import EvalResult
 from chronosae.subject import Subject, inspect_subject
 from chronosae.world import model_folder, register, register_evaluation_data
-
-SITE = "blocks.2.hook_resid_post"
-SMALL: dict[str, dict[str, Any]] = {
-    "sparse_probing": {"data": ["world/subject"], "k": [1, 5], "train_rows": 60, "test_rows": 40, "context": 32},
-    "order_probing": {"data": ["world/who_pays"], "n_back": [3], "k": [1], "train": 60, "test": 40, "context": 48},
-    "absorption": {
-        "train_words": 96,
-        "test_words": 48,
-        "min_letters": 1,
-        "probe_epochs": 3,
-        "probe_steps": 5,
-        "max_k": 2,
-    },
-    "scr": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
-    "tpp": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
-    "unlearning": {
-        "text_tokens": 600,
-        "context": 32,
-        "max_questions": 12,
-        "kept_questions": ["world/history"],
-        "retain_thresholds": [0.01],
-        "n_features": [10],
-        "multipliers": [25],
-    },
-}
-"""Options with which each evaluation takes seconds; what isn't here needs more than this machine has."""
-ALONE = {"autointerp"}
-"""Evaluations that need an endpoint; their own tests serve one."""
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +36,6 @@ def saes(subject: Subject) -> dict[str, Autoencoder]:
         made[name] = build(preset, d_in=subject.info.d_model, d_sae=48, k=4, seed=seed)
     torch.nn.init.normal_(made["chrono"].kernel.taps, std=0.3, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr]
     return made
-
-
-def options(name: str) -> Any:
-    return read_eval_options(name, SMALL[name])
 
 
 def digest(row: Tensor) -> bytes:

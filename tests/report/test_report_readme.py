@@ -14,26 +14,39 @@ RUNS = {"embedded model, its world": "demo", "stories260k, WikiText-2": "stories
 COLUMNS = {"l0": 1, "explained_variance": 3, "pca_explained_variance": 3, "ce_loss_score": 3, "frac_alive": 3}
 
 
-def readme_rows() -> list[list[str]]:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+ARCHITECTURES = {text: f"architectures{'-stories260k' * ('stories' in text)}" for text in RUNS}
+"""The same subjects and texts on the page about planted data, in other runs."""
+
+
+def table_rows(page: str) -> list[list[str]]:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return [row for row in cells if row[0] in RUNS]
 
 
-def test_every_number_in_the_readme_table_is_the_results_files_number() -> None:
-    rows = json.loads(to_json(comparison(read_runs([ROOT / "results" / run for run in RUNS.values()]))))["rows"]
+@pytest.mark.parametrize(("page", "runs"), [("README.md", RUNS), ("docs/planted.md", ARCHITECTURES)])
+def test_every_number_in_a_table_of_runs_is_the_results_files_number(page: str, runs: dict[str, str]) -> None:
+    rows = json.loads(to_json(comparison(read_runs([ROOT / "results" / run for run in runs.values()]))))["rows"]
     expected = []
     for row in rows:
         shown = []
         for metric, digits in COLUMNS.items():
             m = row["metrics"][metric]
             shown.append(f"{m['mean']:.{digits}f} ±{(m['high'] - m['low']) / 2:.{digits}f}")
-        text = next(text for text, run in RUNS.items() if run == row["run"])
+        text = next(text for text, run in runs.items() if run == row["run"])
         expected.append([text, f"`{row['sae']}`", str(row["d_sae"]), str(row["n"]), *shown])
-    assert readme_rows() == expected
+    assert table_rows(page) == expected
 
 
-@pytest.mark.parametrize("run", RUNS.values())
+def test_the_readme_tells_the_gain_on_planted_data_as_it_was_measured() -> None:
+    claims = json.loads((ROOT / "results" / "planted" / "mechanisms.json").read_text())["claims"]["chrono"]
+    gains = {claim["claim"]: sum(claim["values"]) / len(claim["values"]) for claim in claims}
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    fve, f1 = gains["chrono beats topk in fve"], gains["chrono beats topk in f1"]
+    assert f"`chrono` gains {fve:.3f} in variance explained and {f1:.3f} in support F1" in text
+
+
+@pytest.mark.parametrize("run", [*RUNS.values(), *ARCHITECTURES.values()])
 def test_a_results_folder_holds_the_configuration_that_made_it(run: str) -> None:
     folder = ROOT / "results" / run
     cfg = load_config(folder / "config.yaml")

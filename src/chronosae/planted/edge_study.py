@@ -40,7 +40,10 @@ def world(preset: str, seed: int, sequences: int = 400) -> Planted:
 
 
 def trained(preset: str, seed: int) -> Autoencoder:
-    """`topk` with k = mean L0, on 131,072 tokens; initial weights are the same for all seeds; the learning rate falls over the last 30 % of the steps."""
+    """`topk` with k = mean L0, on 131,072 tokens; the learning rate falls over the last 30 % of the steps.
+
+    All seeds begin with the same weights.
+    """
     spec = PLANTED[preset].model_copy(update={"dictionary_seed": seed})
     data = generate(spec, 1024, seed)
     acts, generator = data.acts.flatten(0, 1), torch.Generator().manual_seed(seed)

@@ -1,0 +1,37 @@
+"""Every evaluation with options under which it takes seconds on the embedded model."""
+
+from typing import Any
+
+from chronosae.evals import read_eval_options
+
+SITE = "blocks.2.hook_resid_post"
+SMALL: dict[str, dict[str, Any]] = {
+    "sparse_probing": {"data": ["world/subject"], "k": [1, 5], "train_rows": 60, "test_rows": 40, "context": 32},
+    "order_probing": {"data": ["world/who_pays"], "n_back": [3], "k": [1], "train": 60, "test": 40, "context": 48},
+    "absorption": {
+        "train_words": 96,
+        "test_words": 48,
+        "min_letters": 1,
+        "probe_epochs": 3,
+        "probe_steps": 5,
+        "max_k": 2,
+    },
+    "scr": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
+    "tpp": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
+    "unlearning": {
+        "text_tokens": 600,
+        "context": 32,
+        "max_questions": 12,
+        "kept_questions": ["world/history"],
+        "retain_thresholds": [0.01],
+        "n_features": [10],
+        "multipliers": [25],
+    },
+}
+"""Options with which each evaluation takes seconds; what isn't here needs more than this machine has."""
+ALONE = {"autointerp"}
+"""Evaluations that need an endpoint; their own tests serve one."""
+
+
+def options(name: str) -> Any:
+    return read_eval_options(name, SMALL[name])
