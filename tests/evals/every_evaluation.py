@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "scr": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
     "tpp": {"train_size": 60, "test_size": 40, "ns": [2], "probe_seeds": 1, "probe_epochs": 1, "context": 32},
+    "ravel": {"data": ["world/geography"], "train_pairs": 16, "test_pairs": 8, "steps": 2, "batch": 8},
     "unlearning": {
         "text_tokens": 600,
         "context": 32,

@@ -38,6 +38,10 @@ def saes(subject: Subject) -> dict[str, Autoencoder]:
     return made
 
 
+BEGIN = 24
+"""Rows of a context that tell most contexts apart."""
+
+
 def digest(row: Tensor) -> bytes:
     return hashlib.sha256(row.detach().float().contiguous().numpy().tobytes()).digest()
 
@@ -47,17 +51,34 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.given: dict[bytes, dict[int, set[bytes]]] = {}
-        """How a context begins -> its length -> what it is."""
+        """How a context begins -> its length -> what it is; shorter ones stand under nothing."""
         self.asked: list[Tensor] = []
-        activations, encode = Subject.activations, Autoencoder.encode
+        activations, encode, run_with = Subject.activations, Autoencoder.encode, Subject.run_with
+
+        def note(acts: Tensor, real: Tensor) -> None:
+            for row in (acts[i, real[i]] for i in range(len(acts))):
+                begins = digest(row[:BEGIN]) if len(row) >= BEGIN else b""
+                self.given.setdefault(begins, {}).setdefault(len(row), set()).add(digest(row))
 
         def spied_activations(subject: Subject, tokens: Tensor, sites: Any, attention_mask: Any = None) -> Any:
             found = activations(subject, tokens, sites, attention_mask)
             real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
             for acts in found.values():
-                for row in (acts[i, real[i].cpu()] for i in range(len(acts))):
-                    self.given.setdefault(digest(row[:4]), {}).setdefault(len(row), set()).add(digest(row))
+                note(acts, real)
             return found
+
+        def spied_run_with(subject: Subject, tokens: Tensor, edits: Any, attention_mask: Any = None) -> Any:
+            real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+
+            def watched(edit: Any) -> Any:
+                def apply(acts: Tensor) -> Tensor:
+                    note(acts, real)
+                    return edit(acts)
+
+                return apply
+
+            watching = {site: watched(edit) for site, edit in edits.items()}
+            return run_with(subject, tokens, watching, attention_mask)
 
         def spied_encode(sae: Autoencoder, acts: Tensor, mask: Tensor | None = None, **more: Any) -> Any:
             assert acts.dim() == 3, "positions were flattened"
@@ -65,13 +86,14 @@ class Spy:
             return encode(sae, acts, mask, **more)
 
         monkeypatch.setattr(Subject, "activations", spied_activations)
+        monkeypatch.setattr(Subject, "run_with", spied_run_with)
         monkeypatch.setattr(Autoencoder, "encode", spied_encode)
 
     def whole(self) -> Iterator[bool]:
         """Whether each row that was encoded is one that the subject handed out, padding apart."""
         for acts in self.asked:
             for row in acts:
-                found = self.given.get(digest(row[:4]), {}) | self.given.get(digest(row), {})
+                found = self.given.get(digest(row[:BEGIN]), {}) | self.given.get(b"", {})
                 yield any(digest(row[:n]) in contexts for n, contexts in found.items())
 
 

@@ -151,7 +151,7 @@ def edge_study(seed: int) -> dict[str, float]:
         disjoint_chains(edges, [chain[0] for chain in chains], [chain[-1] for chain in chains]), chains
     )
     nulls = [null(codes, data.mask, data.doc_ids, seed=seed) for null in (shuffle_time, shift_features)]
-    shuffled = data.rearranged(token_order(*data.mask.shape[:2], "all", seed, 0))
+    shuffled = data.rearranged(token_order(len(data.mask), data.mask.shape[1], "all", seed, 0))
     found = lagged_edges(counted(encoded(sae, shuffled), shuffled)).above(0.1)
     without = world("causal_no_edges", seed)
     return {

@@ -137,8 +137,9 @@ def assemble(
         "trackers": options.trackers,
     }
     chooses = isinstance(activation, TopK | BatchTopK)
-    given = sorted({"aux_weight", "k_aux"} & options.model_fields_set)
-    if given and not chooses and options.aux_weight:
+    fields = type(options).model_fields
+    given = [name for name in ("aux_weight", "k_aux") if getattr(options, name) not in (0, fields[name].default)]
+    if given and not chooses:
         raise ValueError(f"{given[0]} is for activation functions that choose k features, not {activation.kind}")
     auxk = options.auxk(d_in) if chooses else []
     return Spec(
