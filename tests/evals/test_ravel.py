@@ -15,20 +15,25 @@ from chronosae.autoencoders import Autoencoder, build
 from chronosae.config import UserError
 from chronosae.evals.preflight import Setting
 from chronosae.evals.ravel import ATTRIBUTES, EVALUATION, AttributeSet, RavelOptions
+from chronosae.evals.ravel.pairs import make_pairs
+from chronosae.evals.ravel.prompts import read_prompts
 from chronosae.evals.workbench import Workbench
 from chronosae.subject import Subject, SubjectInfo
 
 SITE = "blocks.0.hook_resid_post"
 COLOURS, SIZES = ["red", "blue", "green", "grey"], ["tiny", "small", "large", "huge"]
 ENTITIES = [f"e{i}" for i in range(40)]
-WORDS = ["unk", "Q", "colour", "size", *COLOURS, *SIZES, *ENTITIES]
+WORDS = ["unk", "Q", "colour", "size", "son", *COLOURS, *SIZES, *ENTITIES]
 WIDTH = 12
 VALUE = {entity: (i % 4, (i // 4) % 4) for i, entity in enumerate(ENTITIES)}
 OPTIONS = RavelOptions(data=("planted",), train_pairs=48, test_pairs=16, steps=25, batch=12, context=8)
 
 
 class Planted(Subject):
-    """`Q ENTITY colour`: an entity's activation holds its colour in dimensions 0 to 3 and its size in 4 to 7."""
+    """`Q ENTITY colour`: an entity's activation holds its colour in dimensions 0 to 3 and its size in 4 to 7.
+
+    The answer is read from the sum over all tokens before the question's last.
+    """
 
     def __init__(self, knows: bool = True) -> None:
         vocabulary = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="unk"))
@@ -49,22 +54,33 @@ class Planted(Subject):
         for edit in edits.values():
             acts = edit(acts)
         logits = torch.zeros(*tokens.shape, len(WORDS))
-        colour = (tokens[:, 2] == WORDS.index("colour")).float().unsqueeze(1)
+        asks_colour = tokens == WORDS.index("colour")
+        asks = asks_colour | (tokens == WORDS.index("size"))
+        read = (acts * (asks.cumsum(1) == 0).unsqueeze(-1)).sum(1)
+        colour = asks_colour.any(1).float().unsqueeze(1)
         first = WORDS.index("red")
         shift = 0 if self.knows else 1
-        logits[:, 2, first : first + 4] = 8 * colour * acts[:, 1, :4].roll(shift, 1)
-        logits[:, 2, first + 4 : first + 8] = 8 * (1 - colour) * acts[:, 1, 4:8].roll(shift, 1)
+        said = torch.cat([colour * read[:, :4].roll(shift, 1), (1 - colour) * read[:, 4:8].roll(shift, 1)], 1)
+        logits[..., first : first + 8] = 8 * said.unsqueeze(1) * asks.unsqueeze(-1)
         return logits
+
+
+def attribute_set(name: str, second: str = "", before: str = "Q") -> AttributeSet:
+    def named(i: int) -> str:
+        return ENTITIES[i] + (second if i % 3 else "")
+
+    values = {
+        "colour": {named(i): COLOURS[c] for i, (c, _) in enumerate(VALUE.values())},
+        "size": {named(i): SIZES[s] for i, (_, s) in enumerate(VALUE.values())},
+    }
+    return AttributeSet(name, {a: (f"{before} {{entity}} {a}",) for a in ("colour", "size")}, values)
 
 
 @pytest.fixture(autouse=True)
 def planted_data() -> None:
-    values = {
-        "colour": {entity: COLOURS[c] for entity, (c, _) in VALUE.items()},
-        "size": {entity: SIZES[s] for entity, (_, s) in VALUE.items()},
-    }
-    prompts = {"colour": ("Q {entity} colour",), "size": ("Q {entity} size",)}
-    ATTRIBUTES.register("planted", lambda _split: AttributeSet("planted", prompts, values))
+    ATTRIBUTES.register("planted", lambda _split: attribute_set("planted"))
+    # Two of three names have a second word, which says nothing.
+    ATTRIBUTES.register("sons", lambda _split: attribute_set("sons", " son", "Q Q"))
 
 
 def linear(W: Tensor) -> Autoencoder:
@@ -120,6 +136,35 @@ def test_one_feature_a_value_is_at_the_top_and_the_entangled_and_the_dead_are_at
     json.dumps([oracle.metrics, oracle.details, oracle.eval_config], allow_nan=False)
     alone = EVALUATION.run(OPTIONS, bench, {"oracle": saes["oracle"]})["oracle"]
     assert alone.metrics == oracle.metrics and alone.intervals == oracle.intervals
+
+
+def test_names_of_several_tokens_are_exchanged_whole_and_what_the_last_token_alone_cannot_move_is_no_number() -> None:
+    bench, saes = Workbench(Planted(), SITE), {"oracle": one_feature_a_value()}
+    options = OPTIONS.model_copy(update={"data": ("sons",)})
+    whole = EVALUATION.run(options, bench, saes)["oracle"]
+    assert whole.metrics["ravel"]["disentanglement_score"] > 0.95
+    assert not any(flag.startswith("site_does_not_mediate") for flag in whole.flags)
+    last = EVALUATION.run(options.model_copy(update={"tokens": "last"}), bench, saes)["oracle"]
+    assert "site_does_not_mediate: sons/colour, sons/size" in last.flags
+    assert set(last.metrics["ravel"].values()) == set(last.metrics["llm"].values()) == {None}
+    assert last.metrics["whole"]["whole_activation_cause_score"] < 0.5
+    assert {row["attribute"] for row in last.details} == {"colour", "size"}
+
+
+def test_names_of_different_length_are_no_pair_where_the_shorter_has_no_token_before_it() -> None:
+    bench = Workbench(Planted(), SITE)
+    for before, mixed in (("Q", False), ("Q Q", True)):  # the first position is one that autoencoders don't see
+        data = attribute_set("sons", " son", before)
+        prompts = read_prompts(bench, data, OPTIONS)
+        pairs = make_pairs(bench, data, prompts, OPTIONS)
+        lengths = {(int(prompts.length[p.base]), int(prompts.length[p.source])) for p in pairs.train["colour"]}
+        assert ((1, 2) in lengths) == ((2, 1) in lengths) == mixed and {(1, 1), (2, 2)} <= lengths
+
+
+def test_saebench_exchanges_the_last_token() -> None:
+    assert RavelOptions(protocol="saebench").last_only and not RavelOptions().last_only
+    with pytest.raises(ValueError, match="last token"):
+        RavelOptions(protocol="saebench", tokens="entity")
 
 
 def test_keeping_the_error_keeps_what_the_autoencoder_does_not_see() -> None:

@@ -57,7 +57,7 @@ def accuracy(scores: Scores, name: str) -> float:
     return float(torch.cat(scores.correct[name]).double().mean())
 
 
-@pytest.mark.parametrize("protocol", ["ours", "saebench", "sae_probes"])
+@pytest.mark.parametrize("protocol", ["chronosae", "saebench", "sae_probes"])
 def test_one_planted_feature_a_class_is_found_and_is_enough(protocol: str) -> None:
     y, z = labels(240, 1), labels(150, 2)
     options = SparseProbingOptions.model_validate({"protocol": protocol, "k": [2, 1]})
@@ -258,7 +258,7 @@ def test_numbers_do_not_depend_on_the_autoencoders_beside(
     assert seeded["b"].data_sha256 != alone["b"].data_sha256
 
 
-@pytest.mark.parametrize("protocol", ["ours", "saebench", "sae_probes"])
+@pytest.mark.parametrize("protocol", ["chronosae", "saebench", "sae_probes"])
 def test_the_file_has_saebenchs_names_and_no_nan(bench: Workbench, data: str, protocol: str) -> None:
     sae = oracle(bench.subject.info.d_model)
     options = SparseProbingOptions.model_validate({"data": [data], "protocol": protocol, "k": [1, 2]})

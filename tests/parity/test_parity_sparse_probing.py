@@ -169,16 +169,16 @@ def test_vectors_of_texts_equal_saebenchs(bench: Workbench, preset: str) -> None
     torch.testing.assert_close(found[RAW], raw, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("protocol", ["ours", "saebench"])
+@pytest.mark.parametrize("protocol", ["chronosae", "saebench"])
 def test_our_file_is_valid_for_saebench(bench: Workbench, tmp_path: Path, protocol: str) -> None:
     for split, n in (("train", 60), ("test", 40)):
         rows = [{"text": f"{('gold', 'salt')[i % 2]} and {split} {i}", "label": i % 2} for i in range(n)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     options = SparseProbingOptions.model_validate({"data": [str(tmp_path)], "protocol": protocol, "k": [1, 2]})
     sae = build("topk", d_in=bench.subject.info.d_model, d_sae=32, k=4)
-    result = EVALUATION.run(options, bench, {"ours": sae})["ours"]
+    result = EVALUATION.run(options, bench, {"chronosae": sae})["chronosae"]
     provenance = Provenance("world", "f" * 64, "float32", "made up", "c" * 64, seed=0, device="cpu")
-    written = result_envelope(EVALUATION, "ours", sae, SITE, result, options, provenance)
+    written = result_envelope(EVALUATION, "chronosae", sae, SITE, result, options, provenance)
     file = Path(saebench.__file__).parent / "eval_output_schema_sparse_probing.json"
     schema = json.loads(file.read_text(encoding="utf-8"))
     assert list(_violations(json.loads(json.dumps(written)), schema, schema["$defs"], "")) == []

@@ -1,13 +1,13 @@
 """`chronosae eval`: evaluate the autoencoders of a finished run, again or for the first time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chronosae.autoencoders import load
 from chronosae.config import RunConfig, SubjectConfig, UserError, load_config
-from chronosae.evals import CoreResult, Provenance
+from chronosae.evals import EvalResult, Provenance
 from chronosae.evals.preflight import Missing
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate_core_of, provenance_of
@@ -104,34 +104,41 @@ def evaluate_run(
             f"{job.folder}: was trained on other weights or another tokenizer than {job.cfg.subject.model} holds now"
         )
     saes = {name: load(job.folder / "saes" / name, subject.device) for name in job.planned}
-    flags = [flag for flag in info["flags"] if not flag.startswith("not_evaluated")]
+    info["flags"] = [flag for flag in info["flags"] if not flag.startswith("not_evaluated")]
     if job.core:
         results, raised = evaluate_core_of(job.cfg, job.planned, subject, saes, job.folder, reporter)
-        flags += raised
+        info["flags"] += raised
         for name, core in results.items():
-            _put_core(info["saes"][name], core)
+            info["saes"][name]["metrics"]["core"] = core.metrics.model_dump()
     sites = list(by_site(saes, {name: sae.site for name, sae in job.planned.items()}))
-    found, raised = run_evaluations(
-        chosen, job.cfg, subject, sites, job.folder, lambda name: _provenance(job, subject, name), reporter, cache_dir
+    info["flags"] += run_evaluations(
+        chosen,
+        job.cfg,
+        subject,
+        sites,
+        job.folder,
+        lambda name: _provenance(job, subject, name),
+        reporter,
+        keeping(info, job.folder),
+        cache_dir,
     )
-    for name, by_evaluation in found.items():
-        for evaluation, result in by_evaluation.items():
-            put_result(info["saes"][name], evaluation, flat_metrics(result), result.flags)
-    info["flags"] = [*flags, *raised]
     files.write_json(job.folder / files.FINAL, info)
     write_notes(job.folder)
     return info
 
 
-def put_result(entry: dict[str, Any], evaluation: str, metrics: dict[str, float | None], flags: Sequence[str]) -> None:
-    """Metrics and flags of one evaluation in an autoencoder's part of final_info.json."""
-    entry["metrics"][evaluation] = metrics
-    kept = [flag for flag in entry["flags"] if not flag.startswith(f"{evaluation}.")]
-    entry["flags"] = [*kept, *(f"{evaluation}.{flag}" for flag in flags)]
+def keeping(info: dict[str, Any], folder: Path) -> Callable[[str, Mapping[str, EvalResult]], None]:
+    """What puts an evaluation's results into `info` and brings `final_info.json` in `folder` up to date."""
 
+    def keep(evaluation: str, results: Mapping[str, EvalResult]) -> None:
+        for name, result in results.items():
+            entry = info["saes"][name]
+            entry["metrics"][evaluation] = flat_metrics(result)
+            kept = [flag for flag in entry["flags"] if not flag.startswith(f"{evaluation}.")]
+            entry["flags"] = [*kept, *(f"{evaluation}.{flag}" for flag in result.flags)]
+        files.write_json(folder / files.FINAL, info)
 
-def _put_core(entry: dict[str, Any], core: CoreResult) -> None:
-    entry["metrics"]["core"] = core.metrics.model_dump()
+    return keep
 
 
 def _provenance(job: Job, subject: Subject, name: str) -> Provenance:

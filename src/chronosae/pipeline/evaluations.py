@@ -111,19 +111,20 @@ def run_evaluations(
     folder: Path,
     provenance: Callable[[str], Provenance],
     reporter: Reporter,
+    keep: Callable[[str, Mapping[str, EvalResult]], None],
     cache_dir: Path | None = None,
-) -> tuple[dict[str, dict[str, EvalResult]], list[str]]:
-    """Results by autoencoder and evaluation, and a flag for every evaluation that couldn't be done at a site.
+) -> list[str]:
+    """Evaluate; returns a flag for every evaluation that couldn't be done at a site.
 
-    Each result is written as soon as it is there: what goes wrong later loses nothing.
+    Each result is written as soon as it is there: what goes wrong later, or an interruption, loses nothing.
 
     Arguments:
         folder: the run folder; results go to `evals/NAME/SAE_eval_results.json` in it.
         provenance: of each autoencoder by name.
+        keep: called with an evaluation's name and its results by autoencoder, once they are written.
         cache_dir: where activations of data sets are kept; `evals/cache` in the run folder when absent.
     """
     world.register_evaluation_data()
-    results: dict[str, dict[str, EvalResult]] = {name: {} for site in sites for name in site.saes}
     flags: list[str] = []
     cache = ActivationCache(cache_dir or folder / "evals" / "cache")
     for site in sites:
@@ -146,8 +147,8 @@ def run_evaluations(
                     reporter.note(f"{one.name} at {site.name}: not evaluated: {error}")
                     continue
             seconds, eval_id = time.perf_counter() - start, str(uuid.uuid4())
+            found = {name: result if result.wall_seconds else result.after(seconds) for name, result in found.items()}
             for name, result in found.items():
-                result = result if result.wall_seconds else result.after(seconds)
                 path = folder / "evals" / one.name / f"{name}_eval_results.json"
                 write_result(
                     path,
@@ -160,10 +161,10 @@ def run_evaluations(
                     provenance(name),
                     eval_id,
                 )
-                results[name][one.name] = result
+            keep(one.name, found)
     if cache_dir is None:
         shutil.rmtree(folder / "evals" / "cache", ignore_errors=True)
-    return results, flags
+    return flags
 
 
 def flat_metrics(result: EvalResult) -> dict[str, float | None]:

@@ -10,8 +10,8 @@ from chronosae.config import RunConfig, UserError, config_sha256, load_config, t
 from chronosae.evals import CoreResult
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate, provenance_of, text_name
-from chronosae.pipeline.evaluate_run import put_result
-from chronosae.pipeline.evaluations import Chosen, by_site, choose, flat_metrics, missing, require, run_evaluations
+from chronosae.pipeline.evaluate_run import keeping
+from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, require, run_evaluations
 from chronosae.pipeline.interrupt import Interrupted, resume_command
 from chronosae.pipeline.plan import Plan
 from chronosae.pipeline.prepare import Prepared, prepare
@@ -166,7 +166,7 @@ class _Run:
     def _evaluate_more(self, saes: Mapping[str, Autoencoder], info: dict[str, Any]) -> None:
         """The evaluations beside core, into `info`."""
         planned = {sae.name: sae for sae in self.plan.saes}
-        found, flags = run_evaluations(
+        info["flags"] += run_evaluations(
             self.chosen,
             self.cfg,
             self.subject,
@@ -174,11 +174,8 @@ class _Run:
             self.out_dir,
             lambda name: provenance_of(self.cfg, self.plan.tokens, self.subject, planned[name]),
             self.reporter,
+            keeping(info, self.out_dir),
         )
-        for name, by_evaluation in found.items():
-            for evaluation, result in by_evaluation.items():
-                put_result(info["saes"][name], evaluation, flat_metrics(result), result.flags)
-        info["flags"] += flags
 
     def _save(self, saes: Mapping[str, Autoencoder]) -> None:
         trackers = {trainee.name: trainee.trackers for trainee in self.training.trainees}

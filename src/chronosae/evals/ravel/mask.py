@@ -12,6 +12,9 @@ from chronosae.evals.ravel.pairs import Pair
 from chronosae.evals.ravel.prompts import Prompts, log_likelihood
 from chronosae.evals.workbench import Workbench
 
+PAIRS = 32
+"""Pairs whose codes are held at once."""
+
 
 def learn_mask(
     bench: Workbench,
@@ -61,11 +64,14 @@ def answers_right(
     wanted: int,
 ) -> Bool[Tensor, " pairs"]:
     """Whether option `wanted` (0: the base's value, 1: the source's) is likelier than all others after the exchange."""
-    base = torch.tensor([pair.base for pair in pairs for _ in pair.options])
-    source = torch.tensor([pair.source for pair in pairs for _ in pair.options])
-    answers = [option for pair in pairs for option in pair.options]
-    change = interchange.change(base, source, mask.float())
-    scores = log_likelihood(bench, prompts, base, answers, change)
-    parts = scores.split([len(pair.options) for pair in pairs])
+    found = []
+    for start in range(0, len(pairs), PAIRS):
+        some = pairs[start : start + PAIRS]
+        base, source = (torch.tensor([getattr(pair, end) for pair in some]) for end in ("base", "source"))
+        asked = torch.tensor([i for i, pair in enumerate(some) for _ in pair.options])
+        change = interchange.change(base, source, mask.float()).at(asked)
+        answers = [option for pair in some for option in pair.options]
+        scores = log_likelihood(bench, prompts, base[asked], answers, change)
+        found += scores.split([len(pair.options) for pair in some])
     # A tie, as where the activation was wiped out, is no answer.
-    return torch.tensor([bool((part > part[wanted]).sum() + (part == part[wanted]).sum() == 1) for part in parts])
+    return torch.tensor([bool((part > part[wanted]).sum() + (part == part[wanted]).sum() == 1) for part in found])

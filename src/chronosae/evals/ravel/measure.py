@@ -16,6 +16,9 @@ from chronosae.evals.ravel.pairs import NAME, Pairs, make_pairs
 from chronosae.evals.ravel.prompts import Prompts, codes_at_entities, read_prompts
 from chronosae.evals.workbench import Workbench
 
+MEDIATES = 0.5
+"""The least share of answers that exchanging whole activations must move."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -30,6 +33,16 @@ class Outcome:
     chosen: int
     """Features exchanged."""
 
+    @property
+    def cause_score(self) -> float:
+        """Share of the pairs whose answer became the source's."""
+        return float(self.cause.float().mean())
+
+    @property
+    def isolation_score(self) -> float:
+        """Share of the other attributes' pairs whose answer stayed the base's."""
+        return float(self.isolation.float().mean())
+
 
 @dataclass(frozen=True)
 class SetOutcome:
@@ -40,23 +53,32 @@ class SetOutcome:
     tokens: str
     """Hash of the prompts' tokens."""
     whole: list[Outcome]
-    """The whole activation exchanged."""
+    """The whole activations exchanged."""
     raw: list[Outcome]
     """A mask over residual dimensions."""
     saes: dict[str, list[Outcome] | None]
     """None where codes hold NaN or Inf."""
 
+    @property
+    def unmediated(self) -> tuple[str, ...]:
+        """Attributes that the subject reads elsewhere: exchanging whole activations moves too few answers."""
+        return tuple(outcome.attribute for outcome in self.whole if outcome.cause_score < MEDIATES)
+
+    def judged(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Those of attributes that something at this site and these tokens could move."""
+        return [outcome for outcome in outcomes if outcome.attribute not in self.unmediated]
+
 
 def measure(bench: Workbench, data: AttributeSet, saes: Mapping[str, Autoencoder], options: RavelOptions) -> SetOutcome:
     """Choose features on training pairs, exchange them in test pairs. No outcomes with fewer than two attributes."""
-    prompts = read_prompts(bench, data, options.templates, options.context)
+    prompts = read_prompts(bench, data, options)
     pairs = make_pairs(bench, data, prompts, options)
     if len(pairs.test) < 2:
         return SetOutcome(data.name, pairs, prompts.rows.sha256(), [], [], {name: [] for name in saes})
     acts, codes = codes_at_entities(bench, prompts, saes, f"{NAME} {data.name}")
     numbers = {entity: i for i, entity in enumerate(data.entities)}
     entity = torch.tensor([numbers[asked.entity] for asked in prompts.asked])
-    raw = of_dimensions(acts)
+    raw = of_dimensions(prompts, acts)
 
     def outcomes(interchange: Interchange, mask: Tensor | None) -> list[Outcome]:
         return [
@@ -68,7 +90,8 @@ def measure(bench: Workbench, data: AttributeSet, saes: Mapping[str, Autoencoder
     for done, (name, sae) in enumerate(saes.items()):
         bench.progress(f"{NAME} {data.name} masks", done, len(saes))
         if codes[name].values.isfinite().all():
-            found[name] = outcomes(of_features(sae, codes[name], keep_error=options.protocol == "chronosae"), None)
+            own = of_features(sae, prompts, codes[name], keep_error=options.protocol == "chronosae")
+            found[name] = outcomes(own, None)
         else:
             found[name] = None
     bench.progress(f"{NAME} {data.name} masks", len(saes), len(saes))

@@ -20,7 +20,10 @@ FEWEST = 8
 
 @dataclass(frozen=True)
 class Pair:
-    """Base and source: the same question about two entities, both answered right, the answers different."""
+    """Base and source: the same question about two entities, both answered right, the answers different.
+
+    Both have as many tokens that autoencoders see, up to the name's last, as the longer of the two names.
+    """
 
     base: int
     """Number of the base's prompt."""
@@ -89,7 +92,7 @@ def _draw(
         (b, s)
         for b in usable
         for s in usable
-        if prompts.asked[b].template == prompts.asked[s].template and value[b] != value[s]
+        if prompts.asked[b].template == prompts.asked[s].template and value[b] != value[s] and prompts.align(b, s)
     ]
     pairs = []
     for i in torch.randperm(len(possible), generator=generator)[:n].tolist():

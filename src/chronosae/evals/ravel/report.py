@@ -14,18 +14,16 @@ from chronosae.evals.result import EvalResult
 
 Part = tuple[Tensor, Tensor]
 """Right or wrong, and the group, of each pair."""
-# Exchanging the whole activation moves fewer answers than this: the subject reads the attribute elsewhere.
-MEDIATES = 0.5
 
 
 def report(
     name: str, sets: Sequence[SetOutcome], options: RavelOptions, subject: str, dtype: str, seed: int
 ) -> EvalResult:
     """The result of autoencoder `name`; `seed` is of the resampling."""
-    own = [(found.data, outcomes) for found in sets if (outcomes := found.saes[name])]
-    there = {data for data, _ in own}
-    raw = [(found.data, found.raw) for found in sets if found.data in there]
-    whole = [(found.data, found.whole) for found in sets if found.data in there]
+    there = [(found, outcomes) for found in sets if (outcomes := found.saes[name])]
+    own = [found.judged(outcomes) for found, outcomes in there]
+    raw = [found.judged(found.raw) for found, _ in there]
+    whole = [found.whole for found, _ in there]
     metrics: dict[str, dict[str, float | None]] = {}
     intervals: dict[str, Interval] = {}
     for category, prefix, outcomes in (("ravel", "", own), ("llm", "llm_", raw), ("whole", "whole_activation_", whole)):
@@ -37,9 +35,9 @@ def report(
         eval_config=_eval_config(sets, options, subject, dtype),
         data_sha256=hashlib.sha256("".join(found.tokens for found in sets).encode()).hexdigest(),
         details=tuple(
-            _row(data, *three)
-            for (data, a), (_, b), (_, c) in zip(own, raw, whole, strict=True)
-            for three in zip(a, b, c, strict=True)
+            _row(found.data, *three)
+            for found, outcomes in there
+            for three in zip(outcomes, found.raw, found.whole, strict=True)
         ),
         intervals=intervals,
         resampled="base entities",
@@ -49,16 +47,17 @@ def report(
 
 
 def _scores(
-    prefix: str, sets: Sequence[tuple[str, list[Outcome]]], seed: int
+    prefix: str, sets: Sequence[list[Outcome]], seed: int
 ) -> tuple[dict[str, float | None], dict[str, Interval]]:
     """Means over the attributes of all sets, with intervals over base entities."""
     parts: dict[str, list[Part]] = {"cause": [], "isolation": []}
     offset = 0
-    for _, outcomes in sets:
+    for outcomes in sets:
         for outcome in outcomes:
             parts["cause"].append((outcome.cause, outcome.cause_group + offset))
             parts["isolation"].append((outcome.isolation, outcome.isolation_group + offset))
-        offset += 1 + max(int(g.max()) for o in outcomes for g in (o.cause_group, o.isolation_group))
+        # Entities of different sets are different groups.
+        offset += 1 + max((int(g.max()) for o in outcomes for g in (o.cause_group, o.isolation_group)), default=0)
     metrics: dict[str, float | None] = {}
     intervals: dict[str, Interval] = {}
     named = {"disentanglement": parts["cause"] + parts["isolation"], **parts}
@@ -94,7 +93,7 @@ def _mean_of_means(parts: Sequence[Part]) -> tuple[Callable[[Tensor], Tensor], i
 def _row(data: str, own: Outcome, raw: Outcome, whole: Outcome) -> dict[str, Any]:
     row: dict[str, Any] = {"data": data, "attribute": own.attribute, "features_chosen": own.chosen}
     for prefix, outcome in (("", own), ("llm_", raw), ("whole_activation_", whole)):
-        cause, isolation = float(outcome.cause.float().mean()), float(outcome.isolation.float().mean())
+        cause, isolation = outcome.cause_score, outcome.isolation_score
         row[f"{prefix}disentanglement_score"] = (cause + isolation) / 2
         row[f"{prefix}cause_score"], row[f"{prefix}isolation_score"] = cause, isolation
     return row | {"cause_pairs": len(own.cause), "isolation_pairs": len(own.isolation)}
@@ -108,9 +107,7 @@ def _flags(name: str, sets: Sequence[SetOutcome]) -> tuple[str, ...]:
         "subject_does_not_know": listed(lambda s: s.pairs.unknown),
         "non_finite_codes": listed(lambda s: list(s.pairs.test) if s.saes[name] is None else []),
         "no_feature_chosen": listed(lambda s: [o.attribute for o in s.saes[name] or [] if not o.chosen]),
-        "site_does_not_mediate": listed(
-            lambda s: [o.attribute for o in s.whole if float(o.cause.float().mean()) < MEDIATES]
-        ),
+        "site_does_not_mediate": listed(lambda s: s.unmediated),
     }
     return tuple(f"{flag}: {what}" for flag, what in found.items() if what)
 

@@ -23,7 +23,7 @@ class Protocol:
 
 
 PROTOCOLS = {
-    "ours": Protocol(SAEBENCH_K, "mean"),
+    "chronosae": Protocol(SAEBENCH_K, "mean"),
     "saebench": Protocol((1, 2, 5), "mean"),
     "sae_probes": Protocol((1, 2, 5), "last", most_train_rows=1024),
 }
@@ -34,8 +34,8 @@ class SparseProbingOptions(EvalOptions):
 
     data: list[str] = Field(default=["world/subject", "world/kind", "world/topic"], min_length=1)
     """Labelled texts: `world/...` names, SAEBench's hub sets, local .jsonl files or folders."""
-    protocol: Literal["ours", "saebench", "sae_probes"] = "ours"
-    """`ours` (nothing is chosen on the test), `saebench` or `sae_probes` (theirs, their flaws included)."""
+    protocol: Literal["chronosae", "saebench", "sae_probes"] = "chronosae"
+    """`chronosae` (nothing is chosen on the test), `saebench` or `sae_probes` (theirs, their flaws included)."""
     k: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     """Numbers of features; absent, the protocol's: 1, 2, 5, 10, 20, 50, 100, or 1, 2, 5 for the other two."""
     pooling: Pooling | None = None
@@ -47,15 +47,15 @@ class SparseProbingOptions(EvalOptions):
     context: Annotated[int, Field(ge=2)] = 128
     """Tokens of a text that are read, BOS included."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the training texts on which `ours` chooses when to stop the full-width probe."""
+    """Share of the training texts on which `chronosae` chooses when to stop the full-width probe."""
     zero_special: bool = True
     """Only for `saebench`: special positions and padding are zeroed before encoding, as SAEBench does."""
 
     @model_validator(mode="after")
     def _as_the_protocol_is(self) -> "SparseProbingOptions":
         fixed = PROTOCOLS[self.protocol].pooling
-        if self.protocol != "ours" and self.pooling not in (None, fixed):
-            raise ValueError(f"protocol {self.protocol} pools by {fixed}; for {self.pooling} take protocol ours")
+        if self.protocol != "chronosae" and self.pooling not in (None, fixed):
+            raise ValueError(f"protocol {self.protocol} pools by {fixed}; for {self.pooling} take protocol chronosae")
         if len(set(self.ks)) != len(self.ks):
             raise ValueError("k holds the same number twice")
         return self

@@ -69,8 +69,8 @@ def ranked_features(forget: np.ndarray, retain: np.ndarray, threshold: float, pr
     """Features that fire on the forget text and on less than `threshold` of the retain text, most frequent first.
 
     Arguments:
-        protocol: `exact`, or `saebench`: frequencies in float32 pass through a text file of six decimals, and equals
-            stand as numpy's default sort leaves them, reversed.
+        protocol: `chronosae`, or `saebench`: frequencies in float32 pass through a text file of six decimals, and
+            equals stand as numpy's default sort leaves them, reversed.
     """
     if protocol == "saebench":
         forget, retain = _six_decimals(forget), _six_decimals(retain)

@@ -20,7 +20,7 @@ class UnlearningOptions(EvalOptions):
     only questions that are right in all 24 orders of the options."""
     chat: bool = False
     """With `letters`: put the question into the tokenizer's chat template, as SAEBench does."""
-    protocol: Literal["exact", "saebench"] = "exact"
+    protocol: Literal["chronosae", "saebench"] = "chronosae"
     """How features are ranked: by exact frequencies, the lower number first among equals; or by frequencies rounded to
     six decimals, in the order in which numpy leaves equals."""
     forget_text: SourceConfig = SourceConfig(path="world", subset="forget", split="test")
