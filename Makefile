@@ -39,6 +39,8 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/chronosae config --markdown > docs/configuration.md
 	$(BIN)/python -m chronosae.cli.pages docs/architectures
+	$(BIN)/python -c "import json; from chronosae.evals import result_schema; print(json.dumps(result_schema(), indent=2))" \
+	  > docs/evaluations/result.schema.json
 
 # TransformerLens and SAEBench pin other versions of our dependencies, so they live in an environment of their own.
 .parity/.installed: tests/parity/requirements.txt

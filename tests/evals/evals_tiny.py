@@ -1,5 +1,6 @@
 """A tiny subject, sequences at one of its sites, and autoencoders, all in float64."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from chronosae.evals import Batches, CoreResult, evaluate_core
 from chronosae.subject import Subject
 
 VOCAB, WIDTH, LAYERS, CONTEXT = 48, 16, 3, 12
+DOCUMENT = 7
 SITE = "blocks.1.hook_resid_post"
 
 # SAEBench's definitions average per batch, so these four (and no others) depend on the cut into batches.
@@ -48,6 +50,11 @@ def likely_tokens(subject: Subject, n: int, context: int = CONTEXT, seed: int = 
     return tokens
 
 
+def documents(shape: tuple[int, ...]) -> Tensor:
+    """Ids of documents that end and begin within contexts, and go on in the next."""
+    return 100 + torch.arange(math.prod(shape)).view(shape) // DOCUMENT
+
+
 def make_batch(subject: Subject, tokens: Tensor, mask: Tensor, site: str = SITE) -> SequenceBatch:
     """Activations of `tokens`, as the activations room hands them out."""
     return SequenceBatch(
@@ -55,7 +62,7 @@ def make_batch(subject: Subject, tokens: Tensor, mask: Tensor, site: str = SITE)
         mask=mask,
         tokens=tokens,
         positions=mask.long().cumsum(1) - 1,
-        doc_ids=torch.zeros_like(tokens),
+        doc_ids=documents(tokens.shape),
         source=("tiny",) * len(tokens),
     )
 

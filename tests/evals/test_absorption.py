@@ -111,7 +111,7 @@ def test_intervals_hold_the_score_and_words_that_look_the_same_are_drawn_togethe
     assert found.low <= 1 / 20 <= found.high and found.se > 0
     assert intervals(scores, units, seed=0)["mean_full_absorption_score"] == found
     assert intervals(scores, torch.zeros_like(units), seed=0) == {}
-    assert intervals(scores, units // 20, seed=0)["mean_full_absorption_score"].n_sequences == LETTERS
+    assert intervals(scores, units // 20, seed=0)["mean_full_absorption_score"].n_units == LETTERS
 
 
 def test_a_dead_autoencoder_has_no_leading_features() -> None:

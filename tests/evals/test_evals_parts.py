@@ -18,10 +18,11 @@ from chronosae.evals.pca import PCALine
 from chronosae.subject import Subject
 
 
-def _moments(x: torch.Tensor, sizes: list[int]):
+def _moments(x: torch.Tensor, sizes: list[int], documents: torch.Tensor | None = None):
     sums = MomentSums()
-    for part in x.split(sizes):
-        sums.add(part, torch.zeros(len(part), dtype=torch.long), 1)
+    documents = torch.zeros(len(x), dtype=torch.long) if documents is None else documents
+    for part, ids in zip(x.split(sizes), documents.split(sizes), strict=True):
+        sums.add(part, ids)
     return sums.finish()
 
 
@@ -35,13 +36,17 @@ def test_moments_keep_their_digits_when_the_mean_dwarfs_the_spread() -> None:
     assert moments.sum_of_squares == pytest.approx(float(x.square().sum()), rel=1e-12)
 
 
-def test_moments_of_each_sequence_add_up_to_the_whole() -> None:
+def test_moments_of_each_document_add_up_to_the_whole_whatever_batches_it_comes_in() -> None:
     x = torch.randn(30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 3
-    moments = _moments(x, [10, 5, 15])
+    document = torch.arange(30) // 12 * 5 + 3
+    moments = _moments(x, [10, 5, 15], document)
+    assert len(moments.centred_squares) == 3
     assert float(moments.centred_squares.sum()) == pytest.approx(moments.total_variance)
     assert moments.centred_sums.sum(0).abs().max() < 1e-12
-    first = (x[:10] - x.mean(0)).square().sum()
-    assert float(moments.centred_squares[0]) == pytest.approx(float(first))
+    second = (x[12:24] - x.mean(0)).square().sum()
+    assert float(moments.centred_squares[1]) == pytest.approx(float(second))
+    for sizes in ([30], [12, 12, 6], [1] * 30):
+        assert torch.allclose(_moments(x, sizes, document).centred_sums, moments.centred_sums, atol=1e-10)
 
 
 @given(seed=st.integers(0, 2**16), d_in=st.integers(1, 9), n=st.integers(2, 40))
@@ -119,18 +124,19 @@ def test_intervals_hold_the_metric_and_repeat_with_the_seed(subject: Subject, ba
     for name in ("l0", "ce_loss_score"):
         interval = result.intervals[name]
         assert interval.low < getattr(result.metrics, name) < interval.high
-        assert interval.se > 0 and interval.n_sequences == batch.n_sequences
+        assert interval.se > 0 and interval.n_units == len(batch.doc_ids[batch.mask].unique())
 
 
 def test_the_explained_variance_of_a_resample_is_about_the_resamples_own_mean(
     subject: Subject, batch: SequenceBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Force one resample, sequences 0, 0, 2 ..., and compare with the metric of exactly those sequences."""
+    """Force one resample, documents 0, 0, 2 ..., and compare with the metric of exactly those documents."""
+    ids = batch.doc_ids[batch.mask].unique()
     rows = [0, 0, 2, 3, 3, 3, 6, 7, 8, 9]
-    counts = torch.bincount(torch.tensor(rows), minlength=10).double().expand(2, -1)
+    counts = torch.bincount(torch.tensor(rows), minlength=len(ids)).double().expand(2, -1)
     monkeypatch.setattr(bootstrap_module, "_draws", lambda n, seed: iter([counts]))
     sae = tiny_sae("relu_l1")
     interval = evaluate(subject, {"sae": sae}, batch)["sae"].intervals["explained_variance"]
-    x = torch.cat([batch.acts[r][batch.mask[r]] for r in rows])
+    x = torch.cat([batch.acts[batch.mask & (batch.doc_ids == ids[r])] for r in rows])
     error = (x - sae(x).detach()).square().sum()
     assert interval.low == pytest.approx(1 - float(error / (x - x.mean(0)).square().sum()), rel=1e-9)

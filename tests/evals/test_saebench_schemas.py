@@ -1,4 +1,4 @@
-"""Every result that SAEBench has a schema for validates against it; `make schemas` fetches the schemas."""
+"""Every result validates against our schema, and against SAEBench's where it has one (`make schemas` fetches those)."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,8 @@ from every_evaluation import SITE, SMALL, options
 from chronosae.activations.batch import SequenceBatch
 from chronosae.autoencoders import build
 from chronosae.config import CoreEvalConfig, SubjectConfig
-from chronosae.evals import Workbench, core_envelope, find_evaluation
-from chronosae.evals.envelope import Provenance
+from chronosae.evals import Workbench, core_envelope, find_evaluation, result_schema
+from chronosae.evals.envelope import Provenance, envelope
 from chronosae.evals.output import result_envelope
 from chronosae.subject import Subject
 from chronosae.world import model_folder, register, register_evaluation_data
@@ -32,20 +32,40 @@ def schema(eval_type_id: str) -> dict[str, Any]:
 def test_core_validates(subject: Subject, batch: SequenceBatch) -> None:
     sae = tiny_sae()
     made = core_envelope("topk", sae, evaluate(subject, {"topk": sae}, batch)["topk"], CoreEvalConfig(), PROVENANCE)
-    jsonschema.validate(json.loads(json.dumps(made)), schema("core"))
+    read = json.loads(json.dumps(made))
+    jsonschema.validate(read, result_schema())
+    jsonschema.validate(read, schema("core"))
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "order_probing"])
-def test_every_saebench_evaluation_validates(name: str) -> None:
+@pytest.mark.parametrize("name", SMALL)
+def test_every_evaluation_validates(name: str) -> None:
     evaluation = find_evaluation(name)
-    wanted = schema(evaluation.eval_type_id)
     register()
     register_evaluation_data()
     world = Subject.load(SubjectConfig(model=str(model_folder()), device="cpu"), name="world")
     sae = build("topk", d_in=world.info.d_model, d_sae=48, k=4)
     result = evaluation.run(options(name), Workbench(world, SITE), {"topk": sae})["topk"]
     made = result_envelope(evaluation, "topk", sae, SITE, result, options(name), PROVENANCE)
-    jsonschema.validate(json.loads(json.dumps(made, allow_nan=False)), wanted)
+    read = json.loads(json.dumps(made, allow_nan=False))
+    jsonschema.validate(read, result_schema())
+    assert set(read["chronosae"]["undefined"]) == {n for n, v in read["chronosae"]["metrics"].items() if v is None}
+    if name != "order_probing":  # SAEBench doesn't have it
+        jsonschema.validate(read, schema(evaluation.eval_type_id))
+
+
+def test_the_published_schema_is_ours() -> None:
+    path = Path(__file__).parents[2] / "docs" / "evaluations" / "result.schema.json"
+    assert json.loads(path.read_text(encoding="utf-8")) == result_schema()
+
+
+def test_undefined_is_null_where_saebenchs_schema_has_null_and_else_minus_one() -> None:
+    for name, undefined in (("scr", None), ("tpp", None), ("sparse_probing", None), ("absorption", -1)):
+        made = envelope(
+            eval_type_id=name, eval_config={}, metrics={"mean": {"a": None, "b": 0.5}}, details=[{"a": None}],
+            sae_name="sae", sae_cfg_dict={}, block={}, undefined=find_evaluation(name).undefined,
+        )  # fmt: skip
+        assert made["eval_result_metrics"] == {"mean": {"a": undefined, "b": 0.5}}
+        assert made["eval_result_details"] == [{"a": undefined}]
 
 
 def test_a_missing_key_would_be_found(subject: Subject, batch: SequenceBatch) -> None:

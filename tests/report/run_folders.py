@@ -113,7 +113,7 @@ def write_evaluation(folder: Path, name: str, densities: list[float], curve: dic
     path.parent.mkdir(parents=True, exist_ok=True)
     curve = curve or {2**i: 1 - 0.62 * math.exp(-(2**i) / 22) for i in range(8)}
     details = [{"index": i, "feature_density": density} for i, density in enumerate(densities)]
-    interval = {"se": 0.001, "low": 0.898, "high": 0.902, "n_sequences": 512}
+    interval = {"se": 0.001, "low": 0.898, "high": 0.902, "n_units": 512}
     block = {
         "pca": {"fitted_on": "evaluated tokens", "curve": {str(k): value for k, value in curve.items()}},
         "intervals": {"level": 0.95, "metrics": {"explained_variance": interval}},

@@ -9,6 +9,7 @@ from chronosae.evals.output import result_envelope, write_result
 from chronosae.evals.preflight import Missing, Setting
 from chronosae.evals.registry import evaluation_names, find_evaluation, read_eval_options
 from chronosae.evals.result import EvalResult
+from chronosae.evals.schema import result_schema
 from chronosae.evals.workbench import Workbench
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "find_evaluation",
     "read_eval_options",
     "result_envelope",
+    "result_schema",
     "write_core",
     "write_envelope",
     "write_result",

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from chronosae.activations.batch import SequenceBatch
 from chronosae.config import UserError
+from chronosae.evals.documents import DocumentSums
 from chronosae.subject import Subject
 
 CLEAN = "clean"
@@ -22,12 +24,12 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class BehaviourTotals:
-    """Sums over positions, one row a sequence: `ce[name]` over `ce_count` positions, `kl[name]` over `kl_count`."""
+    """Sums over positions, one row a document: `ce[name]` over `ce_count` positions, `kl[name]` over `kl_count`."""
 
-    ce: dict[str, Float[Tensor, " sequences"]]
-    kl: dict[str, Float[Tensor, " sequences"]]
-    ce_count: Int[Tensor, " sequences"]
-    kl_count: Int[Tensor, " sequences"]
+    ce: dict[str, Float[Tensor, " documents"]]
+    kl: dict[str, Float[Tensor, " documents"]]
+    ce_count: Int[Tensor, " documents"]
+    kl_count: Int[Tensor, " documents"]
 
     def mean_ce(self, name: str) -> float:
         """Mean cross-entropy in nats under one intervention; `CLEAN` is none."""
@@ -44,9 +46,8 @@ class BehaviourSums:
     def __init__(self, subject: Subject, site: str) -> None:
         self._subject = subject
         self._site = site
-        self._ce: dict[str, list[Tensor]] = {CLEAN: []}
-        self._kl: dict[str, list[Tensor]] = {}
-        self._counts: list[Tensor] = []
+        self._losses: dict[str, DocumentSums] = {CLEAN: DocumentSums()}
+        self._counts = DocumentSums()
 
     def add(self, batch: SequenceBatch, edited: Mapping[str, Float[Tensor, "batch pos d_in"]]) -> None:
         """Score one batch under each of `edited`: name -> the activations at the site after the intervention.
@@ -55,28 +56,30 @@ class BehaviourSums:
             UserError: the clean model's own logits hold NaN or Inf.
         """
         tokens, mask = batch.tokens, batch.mask
+        documents = batch.doc_ids[mask]
         clean = log_softmax(self._subject.run_from(self._site, batch.acts, tokens))
-        clean_ce = torch.stack([_next_token_loss(*row) for row in zip(clean, tokens, mask, strict=True)]).cpu()
+        clean_ce = torch.cat([_next_token_loss(*row) for row in zip(clean, tokens, mask, strict=True)])
         if not clean_ce.isfinite().all():
             raise UserError(
                 f"core evaluation at {self._site}: the subject's own logits hold NaN or Inf; try"
                 " --set subject.dtype=float32"
             )
-        self._ce[CLEAN].append(clean_ce)
-        self._counts.append(torch.stack([mask[:, :-1].sum(1), mask.sum(1)], dim=1).cpu())
+        self._losses[CLEAN].add(clean_ce.unsqueeze(1), documents)
+        has_next = torch.ones_like(mask)
+        has_next[:, -1] = False
+        self._counts.add(torch.stack([has_next[mask], torch.ones_like(documents)], 1).double(), documents)
         for name, acts in edited.items():
             logits = self._subject.run_from(self._site, acts, tokens)
-            rows = [_score(*row) for row in zip(clean, logits, tokens, mask, strict=True)]
-            ce, kl = torch.stack(rows).cpu().T
-            self._ce.setdefault(name, []).append(ce)
-            self._kl.setdefault(name, []).append(kl)
+            losses = torch.cat([_score(*row) for row in zip(clean, logits, tokens, mask, strict=True)])
+            self._losses.setdefault(name, DocumentSums()).add(losses, documents)
 
     def finish(self) -> BehaviourTotals:
         """The sums of everything added."""
-        counts = torch.cat(self._counts)
+        counts = self._counts.finish().long()
+        losses = {name: sums.finish() for name, sums in self._losses.items()}
         return BehaviourTotals(
-            ce={name: torch.cat(parts) for name, parts in self._ce.items()},
-            kl={name: torch.cat(parts) for name, parts in self._kl.items()},
+            ce={name: found[:, 0] for name, found in losses.items()},
+            kl={name: found[:, 1] for name, found in losses.items() if name != CLEAN},
             ce_count=counts[:, 0],
             kl_count=counts[:, 1],
         )
@@ -90,9 +93,10 @@ def log_softmax(logits: Float[Tensor, "*tokens vocab"]) -> Float[Tensor, "*token
 
 def _next_token_loss(
     log_probs: Float[Tensor, "pos vocab"], tokens: Int[Tensor, " pos"], mask: Bool[Tensor, " pos"]
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, " n"]:
+    """Of each unmasked position; 0 for the context's last, which has no next token."""
     predicted = log_probs[:-1].gather(1, tokens[1:].unsqueeze(1)).squeeze(1)
-    return -predicted[mask[:-1]].double().sum()
+    return -pad(predicted, (0, 1))[mask].double()
 
 
 def _score(
@@ -100,10 +104,11 @@ def _score(
     logits: Float[Tensor, "pos vocab"],
     tokens: Int[Tensor, " pos"],
     mask: Bool[Tensor, " pos"],
-) -> Float[Tensor, "2"]:
-    """Summed cross-entropy and KL of one sequence; one at a time, so that no second copy of the batch is needed."""
+) -> Float[Tensor, "n 2"]:
+    """Cross-entropy and KL at each unmasked position of one sequence; one sequence at a time, so that no second copy of
+    the batch is needed."""
     log_probs = log_softmax(logits)
     clean, edited = clean[mask], log_probs[mask]
     # Vocabulary that the model rules out has log-probability -inf on both sides and adds nothing.
     terms = torch.where(clean == -torch.inf, 0.0, clean.exp() * (clean - edited))
-    return torch.stack([_next_token_loss(log_probs, tokens, mask), terms.double().sum()])
+    return torch.stack([_next_token_loss(log_probs, tokens, mask), terms.double().sum(1)], 1)

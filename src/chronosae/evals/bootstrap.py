@@ -1,4 +1,4 @@
-"""Standard errors and 95 % intervals by resampling whole sequences: tokens of one context aren't independent."""
+"""Standard errors and 95 % intervals by resampling whole units (documents, facts, texts): within one, things depend."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,43 +8,43 @@ from jaxtyping import Float
 from torch import Tensor
 
 RESAMPLES = 1000
-# Resamples times sequences held at once.
+# Resamples times units held at once.
 CHUNK = 2**22
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Standard error and percentile interval of a metric over resampled sequences."""
+    """Standard error and percentile interval of a metric over resampled units."""
 
     se: float
     low: float
     high: float
-    n_sequences: int
+    n_units: int
 
 
 def bootstrap(
-    statistic: Callable[[Float[Tensor, "resamples sequences"]], Float[Tensor, " resamples"]],
-    n_sequences: int,
+    statistic: Callable[[Float[Tensor, "resamples units"]], Float[Tensor, " resamples"]],
+    n_units: int,
     seed: int,
 ) -> Interval | None:
-    """Interval of `statistic`, which maps how often each sequence is drawn to the metric on that resample.
+    """Interval of `statistic`, which maps how often each unit is drawn to the metric on that resample.
 
-    None with fewer than two sequences, or where the metric is undefined on some resample.
+    None with fewer than two units, or where the metric is undefined on some resample.
     """
-    if n_sequences < 2:
+    if n_units < 2:
         return None
-    values = torch.cat([statistic(counts) for counts in _draws(n_sequences, seed)])
+    values = torch.cat([statistic(counts) for counts in _draws(n_units, seed)])
     if not values.isfinite().all():
         return None
     low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return Interval(se=float(values.std()), low=low, high=high, n_sequences=n_sequences)
+    return Interval(se=float(values.std()), low=low, high=high, n_units=n_units)
 
 
-def _draws(n_sequences: int, seed: int) -> Iterator[Float[Tensor, "resamples sequences"]]:
+def _draws(n_units: int, seed: int) -> Iterator[Float[Tensor, "resamples units"]]:
     generator = torch.Generator().manual_seed(seed)
-    at_once = max(1, CHUNK // n_sequences)
+    at_once = max(1, CHUNK // n_units)
     for start in range(0, RESAMPLES, at_once):
         n = min(at_once, RESAMPLES - start)
-        drawn = torch.randint(n_sequences, (n, n_sequences), generator=generator)
-        counts = torch.zeros(n, n_sequences, dtype=torch.float64)
+        drawn = torch.randint(n_units, (n, n_units), generator=generator)
+        counts = torch.zeros(n, n_units, dtype=torch.float64)
         yield counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))

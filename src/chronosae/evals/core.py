@@ -89,16 +89,16 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
     for batch in _take(batches, cfg.tokens):
         tokens.update(batch.tokens.long().cpu().numpy().tobytes())
         masks.update(batch.mask.cpu().numpy().tobytes())
-        x, row = _unmasked(batch, site)
+        x, document = _unmasked(batch, site)
         column = batch.mask.nonzero()[:, 1]
-        moments.add(x, row, batch.n_sequences)
+        moments.add(x, document)
         for name, sae in saes.items():
             codes, y = _encode_decode(sae, batch)
             l0, l1 = counts[name].add(codes, batch.mask.to(y.device))
             # What TFA predicts from the past is dense; what is new is what other autoencoders call L0.
             novel = codes.chosen().l0()
             l0, l1, novel, y = (part.to(x.device)[batch.mask] for part in (l0, l1, novel, y))
-            sums[name].add(x, y, l0, l1, novel, row, batch.n_sequences)
+            sums[name].add(x, y, l0, l1, novel, document)
             positions_of[name].add(x, y, l0, column, batch.tokens.shape[1])
             variants[name].add(x, y)
         n_batches, sequences = n_batches + 1, sequences + batch.n_sequences
@@ -216,13 +216,13 @@ def _first_sequences(batch: SequenceBatch, n: int) -> SequenceBatch:
 
 
 def _unmasked(batch: SequenceBatch, site: str) -> tuple[Float[Tensor, "n d_in"], Tensor]:
-    """The unmasked activations and, for each, its sequence's row."""
+    """The unmasked activations and, for each, its document's id."""
     x = batch.unmasked()
     if not x.isfinite().all():
         raise UserError(
             f"core evaluation at {site}: the subject's activations hold NaN or Inf; try --set subject.dtype=float32"
         )
-    return x, batch.mask.nonzero()[:, 0]
+    return x, batch.doc_ids[batch.mask]
 
 
 def _encode_decode(sae: Autoencoder, batch: SequenceBatch) -> tuple[Codes, Float[Tensor, "batch pos d_in"]]:

@@ -86,7 +86,7 @@ def reconstruction_flags(metrics: Metrics) -> list[str]:
 def intervals(
     totals: ReconstructionTotals, moments: SiteMoments, behaviour: BehaviourTotals | None, name: str, seed: int
 ) -> dict[str, Interval]:
-    """Bootstrap intervals of explained_variance, l0 and ce_loss_score over sequences."""
+    """Bootstrap intervals of explained_variance, l0 and ce_loss_score over documents."""
     n, error, l0 = (totals.column(column) for column in ("tokens", "error", "l0"))
 
     def explained_variance(counts):

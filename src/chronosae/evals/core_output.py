@@ -146,7 +146,7 @@ def _block(result: CoreResult, cfg: CoreEvalConfig, provenance: Provenance) -> d
         "flags": list(result.flags),
         "intervals": {
             "level": 0.95,
-            "resampled": "sequences",
+            "resampled": "documents",
             "seed": result.seed,
             "metrics": {metric: asdict(interval) for metric, interval in result.intervals.items()},
         },

@@ -1,7 +1,8 @@
 """SAEBench's result envelope, the same for every evaluation: its twelve keys, and a `chronosae` block beside them.
 
-SAEBench's schemas allow further keys but no null where they want a number. So a metric that is undefined is -1 under
-SAEBench's own name, which is what SAEBench writes for it, and null in `chronosae.metrics`, which is what to read.
+SAEBench's schemas allow further keys, but most of them no null where they want a number. There a metric that is
+undefined is -1 under SAEBench's own name, as SAEBench writes it; it is null in `chronosae.metrics`, which is what to
+read.
 """
 
 import json
@@ -87,12 +88,13 @@ def envelope(
     block: Mapping[str, Any],
     unstructured: Mapping[str, Any] | None = None,
     eval_id: str | None = None,
+    undefined: int | None = UNDEFINED,
 ) -> dict[str, Any]:
     """One result as SAEBench's JSON holds it.
 
     Arguments:
-        metrics: category -> flat metrics; None becomes -1.
-        details: one flat mapping a row; None becomes -1.
+        metrics: category -> flat metrics; None becomes `undefined`.
+        details: one flat mapping a row; None becomes `undefined`.
         sae_name: SAEBench's release id, which its notebooks show.
         block: the `chronosae` block, where undefined stays null.
         unstructured: SAEBench's `eval_result_unstructured`.
@@ -103,8 +105,8 @@ def envelope(
         dict(eval_config),
         eval_id or str(uuid.uuid4()),
         int(time.time() * 1000),
-        {category: _no_nulls(flat) for category, flat in metrics.items()},
-        [_no_nulls(row) for row in details],
+        {category: _with(undefined, flat) for category, flat in metrics.items()},
+        [_with(undefined, row) for row in details],
         f"chronosae {chronosae.__version__}",
         "custom_sae",
         sae_name,
@@ -116,8 +118,8 @@ def envelope(
     return dict(zip(KEYS, values, strict=True))
 
 
-def _no_nulls(flat: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: UNDEFINED if value is None else value for name, value in flat.items()}
+def _with(undefined: int | None, flat: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: undefined if value is None else value for name, value in flat.items()}
 
 
 def write_envelope(result: Mapping[str, Any], path: Path) -> None:

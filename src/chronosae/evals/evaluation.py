@@ -32,6 +32,8 @@ class Evaluation(ABC, Generic[OptionsT]):
     summary: ClassVar[str]
     """One line for people."""
     options: ClassVar[type[EvalOptions]]
+    undefined: ClassVar[int | None] = None
+    """What SAEBench's own fields hold where a metric is undefined: null, or -1 where its schema wants a number."""
 
     @abstractmethod
     def preflight(self, options: OptionsT, setting: Setting) -> list[Missing]:

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from chronosae.evals.documents import DocumentSums
+
 # Variance below this share of the mean squared norm is rounding: the activations are constant.
 CONSTANT = 1e-12
 
@@ -14,8 +16,8 @@ CONSTANT = 1e-12
 class SiteMoments:
     """Statistics of `n_tokens` unmasked activation vectors.
 
-    `centred_squares` and `centred_sums` hold, for each sequence, sum ||x - mean||^2 and sum (x - mean); resampling
-    sequences needs both, because a resample has its own mean.
+    `centred_squares` and `centred_sums` hold, for each document, sum ||x - mean||^2 and sum (x - mean); resampling
+    documents needs both, because a resample has its own mean.
     """
 
     n_tokens: int
@@ -24,8 +26,8 @@ class SiteMoments:
     """sum (x - mean)(x - mean)^T."""
     sum_of_squares: float
     """sum ||x||^2, about zero."""
-    centred_squares: Float[Tensor, " sequences"]
-    centred_sums: Float[Tensor, "sequences d_in"]
+    centred_squares: Float[Tensor, " documents"]
+    centred_sums: Float[Tensor, "documents d_in"]
 
     @property
     def total_variance(self) -> float:
@@ -48,27 +50,24 @@ class MomentSums:
     def __init__(self) -> None:
         self._shift: Tensor | None = None
         self._outer: Tensor | None = None
-        self._counts: list[Tensor] = []
-        self._squares: list[Tensor] = []
-        self._sums: list[Tensor] = []
+        self._sums = DocumentSums()
 
-    def add(self, x: Float[Tensor, "n d_in"], sequence: Int[Tensor, " n"], n_sequences: int) -> None:
-        """Add unmasked vectors `x`; `sequence` says which sequence of the batch each belongs to."""
+    def add(self, x: Float[Tensor, "n d_in"], document: Int[Tensor, " n"]) -> None:
+        """Add unmasked vectors `x`; `document` holds the id of each one's document."""
         x = x.double()
         if self._shift is None or self._outer is None:
             self._shift = x.mean(0) if len(x) else x.new_zeros(x.shape[1])
             self._outer = x.new_zeros(x.shape[1], x.shape[1])
         shifted = x - self._shift
         self._outer.addmm_(shifted.T, shifted)
-        self._sums.append(x.new_zeros(n_sequences, x.shape[1]).index_add_(0, sequence, shifted))
-        self._squares.append(x.new_zeros(n_sequences).index_add_(0, sequence, shifted.square().sum(1)))
-        self._counts.append(torch.bincount(sequence, minlength=n_sequences))
+        ones = x.new_ones(len(x), 1)
+        self._sums.add(torch.cat([shifted, shifted.square().sum(1, keepdim=True), ones], 1), document)
 
     def finish(self) -> SiteMoments:
         """The statistics of everything added, on the CPU."""
         assert self._shift is not None and self._outer is not None, "no batch was added"
-        sums, squares = torch.cat(self._sums).cpu(), torch.cat(self._squares).cpu()
-        counts = torch.cat(self._counts).double().cpu()
+        found = self._sums.finish()
+        sums, squares, counts = found[:, :-2], found[:, -2], found[:, -1]
         n, shift = counts.sum(), self._shift.cpu()
         offset = sums.sum(0) / n
         return SiteMoments(

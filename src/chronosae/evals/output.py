@@ -22,7 +22,7 @@ def result_envelope(
     eval_id: str | None = None,
 ) -> dict[str, Any]:
     """The JSON of one autoencoder's result; see `chronosae.evals.envelope`."""
-    flat = {metric: value for values in result.metrics.values() for metric, value in values.items()}
+    flat = result.flat
     block = {
         "site": site,
         "subject": {"model": provenance.subject, "fingerprint": provenance.subject_fingerprint},
@@ -32,7 +32,7 @@ def result_envelope(
         "device": provenance.device,
         "wall_seconds": round(result.wall_seconds, 3),
         "config": options.model_dump(mode="json"),
-        "metrics": {category: dict(values) for category, values in result.metrics.items()},
+        "metrics": flat,
         "undefined": sorted(metric for metric, value in flat.items() if value is None),
         "flags": list(result.flags),
         "intervals": {
@@ -52,6 +52,7 @@ def result_envelope(
         sae_cfg_dict=sae_cfg_dict(sae, site, 0, provenance),
         block=block,
         eval_id=eval_id,
+        undefined=evaluation.undefined,
     )
 
 

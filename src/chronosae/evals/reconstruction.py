@@ -1,4 +1,4 @@
-"""What an autoencoder keeps of the activations: error, direction, norm, sparsity. Sums in float64, one row a sequence.
+"""What an autoencoder keeps of the activations: error, direction, norm, sparsity. Sums in float64, one row a document.
 
 Only unmasked tokens enter. x is an activation, y its reconstruction, e = ||x - y||^2.
 """
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from chronosae.evals.documents import DocumentSums
+
 # SAEBench divides by 1 where a norm is below this.
 TINY_NORM = 1e-4
 
@@ -17,18 +19,18 @@ QUANTITIES = ("tokens", "error", "norm_in", "norm_out", "ratio", "dot", "square_
 
 @dataclass(frozen=True)
 class ReconstructionTotals:
-    """Sums over unmasked tokens: `by_sequence[s]` has one column for each of `QUANTITIES`."""
+    """Sums over unmasked tokens: `by_document[i]` has one column for each of `QUANTITIES`."""
 
-    by_sequence: Float[Tensor, "sequences quantities"]
+    by_document: Float[Tensor, "documents quantities"]
 
     @property
     def finite(self) -> bool:
         """No code and no reconstruction at an unmasked token was NaN or Inf."""
-        return bool(self.by_sequence.isfinite().all())
+        return bool(self.by_document.isfinite().all())
 
-    def column(self, name: str) -> Float[Tensor, " sequences"]:
-        """One quantity, summed within each sequence."""
-        return self.by_sequence[:, QUANTITIES.index(name)]
+    def column(self, name: str) -> Float[Tensor, " documents"]:
+        """One quantity, summed within each document."""
+        return self.by_document[:, QUANTITIES.index(name)]
 
     def total(self, name: str) -> float:
         """One quantity, summed over all tokens."""
@@ -43,7 +45,7 @@ class ReconstructionSums:
     """Accumulates a `ReconstructionTotals`."""
 
     def __init__(self) -> None:
-        self._rows: list[Tensor] = []
+        self._sums = DocumentSums()
 
     def add(
         self,
@@ -52,16 +54,14 @@ class ReconstructionSums:
         l0: Int[Tensor, " n"],
         l1: Float[Tensor, " n"],
         novel_l0: Int[Tensor, " n"],
-        sequence: Int[Tensor, " n"],
-        n_sequences: int,
+        document: Int[Tensor, " n"],
     ) -> None:
-        """Add unmasked tokens; `l0`, `l1`, `novel_l0` are those of their codes, `sequence` the row each belongs to."""
-        values = token_quantities(x.double(), y.double(), l0, l1, novel_l0)
-        self._rows.append(values.new_zeros(n_sequences, len(QUANTITIES)).index_add_(0, sequence, values))
+        """Add unmasked tokens; `l0`, `l1`, `novel_l0` are those of their codes, `document` each one's document."""
+        self._sums.add(token_quantities(x.double(), y.double(), l0, l1, novel_l0), document)
 
     def finish(self) -> ReconstructionTotals:
         """The sums of everything added, on the CPU."""
-        return ReconstructionTotals(torch.cat(self._rows).cpu())
+        return ReconstructionTotals(self._sums.finish())
 
 
 def token_quantities(

@@ -36,6 +36,11 @@ class EvalResult:
     """More for the `chronosae` block: controls, baselines, anything that isn't SAEBench's."""
     wall_seconds: float = 0.0
 
+    @property
+    def flat(self) -> dict[str, float | None]:
+        """Metrics without their categories."""
+        return {name: value for values in self.metrics.values() for name, value in values.items()}
+
     def after(self, seconds: float) -> "EvalResult":
         """The same result with its wall time."""
         return replace(self, wall_seconds=seconds)

@@ -11,7 +11,7 @@ from chronosae.evals import EvalResult, Provenance
 from chronosae.evals.preflight import Missing
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate_core_of, provenance_of
-from chronosae.pipeline.evaluations import Chosen, by_site, choose, flat_metrics, missing, require, run_evaluations
+from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, require, run_evaluations
 from chronosae.pipeline.plan import PlannedSAE, planned_saes
 from chronosae.pipeline.prepare import register, resolve_subject
 from chronosae.pipeline.reporter import Reporter
@@ -133,7 +133,7 @@ def keeping(info: dict[str, Any], folder: Path) -> Callable[[str, Mapping[str, E
     def keep(evaluation: str, results: Mapping[str, EvalResult]) -> None:
         for name, result in results.items():
             entry = info["saes"][name]
-            entry["metrics"][evaluation] = flat_metrics(result)
+            entry["metrics"][evaluation] = result.flat
             kept = [flag for flag in entry["flags"] if not flag.startswith(f"{evaluation}.")]
             entry["flags"] = [*kept, *(f"{evaluation}.{flag}" for flag in result.flags)]
         files.write_json(folder / files.FINAL, info)

@@ -167,11 +167,6 @@ def run_evaluations(
     return flags
 
 
-def flat_metrics(result: EvalResult) -> dict[str, float | None]:
-    """A result's metrics without their categories."""
-    return {name: value for values in result.metrics.values() for name, value in values.items()}
-
-
 def all_names() -> list[str]:
     """Every evaluation, core included."""
     return ["core", *evaluation_names()]

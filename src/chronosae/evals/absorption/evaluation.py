@@ -39,6 +39,7 @@ class AbsorptionEvaluation(Evaluation[AbsorptionOptions]):
     eval_type_id = "absorption_first_letter"
     summary = "first-letter features that go silent where a more specific feature carries the letter"
     options = AbsorptionOptions
+    undefined = -1
 
     def preflight(self, options: AbsorptionOptions, setting: Setting) -> list[Missing]:
         missing = None if options.data == VOCABULARY else WORDS.missing(options.data, KEY)

@@ -41,6 +41,7 @@ class Autointerp(Evaluation[AutointerpOptions]):
     eval_type_id = "autointerp"
     summary = "a language model explains latents from examples and detects where they are active by its explanation"
     options = AutointerpOptions
+    undefined = -1
 
     def preflight(self, options: AutointerpOptions, setting: Setting) -> list[Missing]:
         return find_missing(options, setting)

@@ -27,6 +27,7 @@ class Ravel(Evaluation[RavelOptions]):
     eval_type_id = "ravel"
     summary = "disentanglement: exchanging some features changes one attribute of an entity and no other"
     options = RavelOptions
+    undefined = -1
 
     def preflight(self, options: RavelOptions, setting: Setting) -> list[Missing]:
         """Sets that can't be opened."""

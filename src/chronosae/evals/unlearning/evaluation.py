@@ -25,6 +25,7 @@ class Unlearning(Evaluation[UnlearningOptions]):
     eval_type_id = "unlearning"
     summary = "clamp features that fire on the forget text: what does the subject still know?"
     options = UnlearningOptions
+    undefined = -1
 
     def preflight(self, options: UnlearningOptions, setting: Setting) -> list[Missing]:
         """Texts, questions and the chat template."""
