@@ -289,6 +289,16 @@ def _by_torch(acts, positive, judged, labels, options: AblationOptions, seed: in
     return kept
 
 
+def test_epochs_with_as_many_texts_right_are_judged_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probes, found = Probes(torch.ones(3, 1), torch.zeros(3)), set()
+    for _ in range(40):
+        labels = torch.stack([torch.randperm(600, generator=generator) < 498 for _ in range(3)])
+        judge = Judge(torch.ones(600, 1), labels, torch.full((3, 600), 1 / 600, dtype=torch.float64))
+        found |= set(judge.accuracy(probes).tolist())
+    assert len(found) == 1
+
+
 def test_our_probes_never_see_the_test_texts() -> None:
     tasks = crossed_and_biased(crossed("train", 30), ("red", "north"), 40, torch.Generator())
     acts = torch.randn(len(tasks.texts), 8, generator=torch.Generator().manual_seed(1))

@@ -57,7 +57,8 @@ def scr_scores(tasks: Tasks, logits: Logits, n: int, counts: Counts, protocol: P
     dir1 = _given_back(tasks, logits, ablated[SECOND], FIRST, counts, protocol)
     dir2 = _given_back(tasks, logits, ablated[FIRST], SECOND, counts, protocol)
     everything = torch.ones(1, counts.shape[1], dtype=torch.float64)
-    first, second = (float(biased_accuracy(tasks, logits, asked, everything)) for asked in (FIRST, SECOND))
+    # Rounded: as many texts right at other places is a tie, though sums of their weights differ in their last bits.
+    first, second = (round(float(biased_accuracy(tasks, logits, asked, everything)), 9) for asked in (FIRST, SECOND))
     tie = torch.full_like(dir1, torch.nan) if protocol == "saebench" else (dir1 + dir2) / 2
     return Scr(dir1, dir2, dir1 if first < second else dir2 if second < first else tie)
 
