@@ -1,5 +1,6 @@
 """The core evaluation against a dense recomputation, and the invariants of its numbers."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -182,3 +183,25 @@ def test_the_autoencoders_own_mode_is_restored(subject: Subject, batch: Sequence
 
 def _reconstruction(metrics: CoreMetrics) -> dict[str, float]:
     return {name: v for name, v in metrics.model_dump().items() if not name.startswith(("ce_", "kl_"))}
+
+
+@pytest.mark.parametrize("most", [0, 2**29])
+def test_reconstructions_kept_or_computed_again_give_the_same_numbers(
+    subject: Subject, batch: SequenceBatch, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    saes = {"topk": tiny_sae(), "relu": tiny_sae("relu_l1")}
+    n = batch.tokens.numel()
+    cfg = CoreEvalConfig(tokens=n, behaviour_tokens=5 * CONTEXT, batch_sequences=3)
+    expected = evaluate_core(saes, subject, SITE, split(batch, (3,)), cfg)
+    asked: list[int] = []
+    monkeypatch.setattr("chronosae.evals.kept.MOST_BYTES", most)
+
+    def batches(n_tokens: int) -> Iterator[SequenceBatch]:
+        asked.append(n_tokens)
+        return split(batch, (3,))(n_tokens)
+
+    found = evaluate_core(saes, subject, SITE, batches, cfg)
+    assert asked == ([n] if most else [n, 5 * CONTEXT])  # read once, or twice
+    for name in saes:
+        assert found[name].metrics == expected[name].metrics and found[name].data == expected[name].data
+        assert found[name].data.behaviour_sequences == 5

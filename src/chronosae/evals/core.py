@@ -1,7 +1,8 @@
 """The core evaluation: SAEBench's core metrics by SAEBench's definitions, for several autoencoders in one pass.
 
-First every autoencoder's reconstruction over `cfg.tokens` tokens, which also gives the site's mean; then, over
-`cfg.behaviour_tokens`, what the subject makes of each reconstruction. The clean pass and both ablations are run once.
+First every autoencoder's reconstruction over `cfg.tokens` tokens, which also gives the site's mean; then, over the
+first `cfg.behaviour_tokens` of them, what the subject makes of each reconstruction. The clean pass and both ablations
+are run once.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from chronosae.evals.by_position import PositionSums
 from chronosae.evals.core_result import CoreData, CoreMetrics, CoreResult
 from chronosae.evals.features import FeatureCounts, decoder_spread, feature_table
 from chronosae.evals.histograms import histograms
+from chronosae.evals.kept import Kept, Reconstructed, bare, take
 from chronosae.evals.moments import MomentSums, SiteMoments
 from chronosae.evals.pca import PCALine
 from chronosae.evals.reconstruction import ReconstructionSums, ReconstructionTotals
@@ -77,6 +79,8 @@ class _FirstPass:
     counts: dict[str, FeatureCounts]
     positions: dict[str, PositionSums]
     data: CoreData
+    kept: Kept
+    """The first batches' reconstructions."""
 
 
 def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, cfg: CoreEvalConfig) -> _FirstPass:
@@ -86,14 +90,18 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
     variants = {name: BatchVariants() for name in saes}
     counts = {name: FeatureCounts(sae.d_sae) for name, sae in saes.items()}
     positions = sequences = n_batches = unmasked = context = 0
-    for batch in _take(batches, cfg.tokens):
+    kept = Kept(cfg.behaviour_tokens)
+    for part in take(bare(batches(cfg.tokens)), cfg.tokens):
+        batch = part.batch
         tokens.update(batch.tokens.long().cpu().numpy().tobytes())
         masks.update(batch.mask.cpu().numpy().tobytes())
         x, document = _unmasked(batch, site)
         column = batch.mask.nonzero()[:, 1]
         moments.add(x, document)
+        recon: dict[str, Tensor] = {}
         for name, sae in saes.items():
             codes, y = _encode_decode(sae, batch)
+            recon[name] = y
             l0, l1 = counts[name].add(codes, batch.mask.to(y.device))
             # What TFA predicts from the past is dense; what is new is what other autoencoders call L0.
             novel = codes.chosen().l0()
@@ -101,6 +109,7 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
             sums[name].add(x, y, l0, l1, novel, document)
             positions_of[name].add(x, y, l0, column, batch.tokens.shape[1])
             variants[name].add(x, y)
+        kept.offer(Reconstructed(batch, recon))
         n_batches, sequences = n_batches + 1, sequences + batch.n_sequences
         positions, unmasked, context = positions + batch.tokens.numel(), unmasked + len(x), batch.tokens.shape[1]
     if not unmasked:
@@ -124,6 +133,7 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
             sha256=hashlib.sha256(tokens.digest() + masks.digest()).hexdigest(),
             short=positions < cfg.tokens,
         ),
+        kept,
     )
 
 
@@ -136,12 +146,13 @@ def _behave(
 ) -> tuple[behaviour.BehaviourTotals, CoreData]:
     sums = behaviour.BehaviourSums(subject, first.data.site)
     sequences = n_batches = 0
-    for batch in _take(batches, cfg.behaviour_tokens):
+    for part in _again(saes, batches, cfg.behaviour_tokens, first.kept):
+        batch = part.batch
         acts, mask = batch.acts, batch.mask.unsqueeze(-1)
         mean = first.moments.mean.to(device=acts.device, dtype=acts.dtype)
         edited = {behaviour.ZERO: torch.zeros_like(acts), behaviour.MEAN: torch.where(mask, mean, acts)}
-        for name, sae in saes.items():
-            recon = _encode_decode(sae, batch)[1].to(device=acts.device, dtype=acts.dtype)
+        for name in saes:
+            recon = part.recon[name].to(device=acts.device, dtype=acts.dtype)
             edited[_key(name)] = torch.where(mask, recon, acts)
         sums.add(batch, edited)
         n_batches, sequences = n_batches + 1, sequences + batch.n_sequences
@@ -153,6 +164,15 @@ def _behave(
         )
     short = first.data.short or sequences * first.data.context < cfg.behaviour_tokens
     return totals, replace(first.data, behaviour_sequences=sequences, behaviour_batches=n_batches, short=short)
+
+
+def _again(saes: Mapping[str, Autoencoder], batches: Batches, n_tokens: int, kept: Kept) -> Iterator[Reconstructed]:
+    """The first `n_tokens` positions with their reconstructions, computed anew only where they weren't kept."""
+    if kept.whole:
+        yield from take(kept, n_tokens)
+        return
+    for part in take(bare(batches(n_tokens)), n_tokens):
+        yield Reconstructed(part.batch, {name: _encode_decode(sae, part.batch)[1] for name, sae in saes.items()})
 
 
 def _weights_finite(sae: Autoencoder) -> bool:
@@ -197,22 +217,6 @@ def _result(
         by_position={} if second is None else first.positions[name].table(moments.mean),
         histograms=histograms(features, first.counts[name]),
     )  # fmt: skip
-
-
-def _take(batches: Batches, n_tokens: int) -> Iterator[SequenceBatch]:
-    """Batches until `n_tokens` positions have been seen; the last one loses the sequences beyond."""
-    left = n_tokens
-    for batch in batches(n_tokens):
-        wanted = -(-left // batch.tokens.shape[1])
-        yield batch if wanted >= batch.n_sequences else _first_sequences(batch, wanted)
-        left -= batch.tokens.numel()
-        if left <= 0:
-            return
-
-
-def _first_sequences(batch: SequenceBatch, n: int) -> SequenceBatch:
-    tensors = {name: getattr(batch, name)[:n] for name in ("acts", "mask", "tokens", "positions", "doc_ids")}
-    return SequenceBatch(**tensors, source=batch.source[:n])
 
 
 def _unmasked(batch: SequenceBatch, site: str) -> tuple[Float[Tensor, "n d_in"], Tensor]:

@@ -38,14 +38,17 @@ def zeroed_means(
     bench: Workbench, rows: TokenRows, saes: Mapping[str, Autoencoder], context: int, what: str
 ) -> dict[str, Float[Tensor, "rows width"]]:
     """SAEBench's vectors: masked positions are zeroed *before* encoding, every text is padded to the context, and the
-    autoencoder is told of no mask; the codes are then averaged over the positions that weren't zeroed."""
+    autoencoder is told of no mask; the codes are then averaged over the positions that weren't zeroed.
+
+    What comes after a text can't change its codes where the autoencoder is causal: there the padding is left out.
+    """
     widths = {RAW: bench.subject.info.d_model} | {name: sae.d_sae for name, sae in saes.items()}
     found = {name: torch.zeros(len(rows), width) for name, width in widths.items()}
     with torch.no_grad(), evaluating(saes):
         for part in bench.batches(rows, what):
-            batch, kept = zeroed(part.batch, context)
-            found[RAW][part.index] = pool_dense(batch.acts, kept, "mean").cpu()
+            found[RAW][part.index] = pool_dense(part.batch.acts, part.batch.mask, "mean").cpu()
             for name, sae in saes.items():
+                batch, kept = zeroed(part.batch, part.batch.mask.shape[1] if sae.causal else context)
                 codes = encode(sae, batch)
                 found[name][part.index] = pool_codes(codes, kept.to(codes.values.device), "mean").float().cpu()
     return found
