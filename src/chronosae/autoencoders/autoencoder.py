@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from chronosae.autoencoders.codes import Codes, SparseCodes
 from chronosae.autoencoders.draws import Draws
 from chronosae.autoencoders.layout import Layout, default_positions, number_documents, zero_masked
+from chronosae.autoencoders.pre_activations import CentredInputs, Deferred, Inputs, LinearEncoder
 from chronosae.autoencoders.spec import Normalisation, Spec
 
 if TYPE_CHECKING:
@@ -28,13 +29,25 @@ class Pass(NamedTuple):
     """One forward pass in the autoencoder's own (normalised) units: what objective terms are computed from."""
 
     target: Float[Tensor, "*tokens d_in"]
-    pre: Float[Tensor, "*tokens d_sae"]
-    """What the activation function was given, so after a position mask."""
+    source: Float[Tensor, "*tokens d_sae"] | Deferred
+    """What `pre` comes from."""
     codes: Codes
     recon: Float[Tensor, "*tokens d_in"]
     mask: Bool[Tensor, "*tokens"]
     layout: Layout | None
     """None for flat input."""
+
+    @property
+    def pre(self) -> Float[Tensor, "*tokens d_sae"]:
+        """What the activation function was given, so after a position mask.
+
+        Where TopK chose without computing them all, they are computed now: a product as large as the encoder's.
+        """
+        return self.source.dense if isinstance(self.source, Deferred) else self.source
+
+    def pre_of(self, features: Int[Tensor, " m"]) -> Float[Tensor, "*tokens m"]:
+        """The pre-activations of some features alone."""
+        return self.source.of(features) if isinstance(self.source, Deferred) else self.source[..., features]
 
 
 class ParameterGroup(NamedTuple):
@@ -68,12 +81,14 @@ class Autoencoder(nn.Module):
             self.activation = cfg.activation.make(cfg.d_in, cfg.d_sae)
             heads = {term.kind: term.make_head(cfg.d_in, cfg.d_sae) for term in cfg.terms}
             self.heads = nn.ModuleDict({kind: head for kind, head in heads.items() if head is not None})
+        self.register_load_state_dict_post_hook(_features_first)
 
     def _make_weights(self, generator: torch.Generator | None) -> None:
         W_dec = torch.randn(self.cfg.d_sae, self.cfg.d_in, generator=generator)
         W_dec = W_dec / W_dec.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(W_dec)
-        self.W_enc = nn.Parameter(W_dec.T.clone())
+        # A feature's weights side by side in memory, as the sparse step reads them.
+        self.W_enc = nn.Parameter(W_dec.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(self.cfg.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in))
 
@@ -116,7 +131,7 @@ class Autoencoder(nn.Module):
         """
         layout = self._layout(acts, mask, positions, doc_ids)
         target, scale = self.normalise(acts)
-        return self._encode(target, scale, mask, layout)[1]
+        return self._codes(target, scale, mask, layout)[1]
 
     def decode(self, codes: Codes) -> Float[Tensor, "*tokens d_in"]:
         """Raw activations from codes."""
@@ -155,20 +170,24 @@ class Autoencoder(nn.Module):
         positions: Int[Tensor, "*tokens"] | None = None,
         doc_ids: Int[Tensor, "*tokens"] | None = None,
         draws: Draws | None = None,
+        wanted: Int[Tensor, " m"] | None = None,
     ) -> Pass:
-        """A forward pass as training sees it (corruption, dropout, batch statistics), with all that terms need."""
+        """A forward pass as training sees it (corruption, dropout, batch statistics), with all that terms need.
+
+        `wanted` are features whose pre-activations a term will ask for: together they are cheaper than one by one.
+        """
         layout = self._layout(acts, mask, positions, doc_ids)
         target, scale = self.normalise(acts)
         # Whatever a masked token holds, an overflow included, must not reach a loss.
         target = zero_masked(target, mask)
         draws = draws or Draws(0, 0)
-        pre, codes = self._encode(target, scale, mask, layout, training=draws)
+        source, codes = self._codes(target, scale, mask, layout, training=draws, wanted=wanted)
         recon = self.training_recon(self._drop_features(codes, draws), layout)
-        return Pass(target, pre, codes, recon, mask, layout)
+        return Pass(target, source, codes, recon, mask, layout)
 
     def reconstruct(self, codes: Codes) -> Float[Tensor, "*tokens d_in"]:
         """Reconstruction in normalised units: `codes @ W_dec + b_dec`."""
-        return codes.combine(self.W_dec) + self.b_dec
+        return codes.combine(self.W_dec, self.b_dec)
 
     def normalise(
         self, acts: Float[Tensor, "*tokens d_in"]
@@ -279,6 +298,29 @@ class Autoencoder(nn.Module):
         positions = default_positions(mask) if positions is None else positions.masked_fill(~mask, 0)
         return Layout(mask, positions, None if doc_ids is None else number_documents(doc_ids))
 
+    def _codes(
+        self,
+        target: Float[Tensor, "*tokens d_in"],
+        scale: Float[Tensor, "*tokens"] | None,
+        mask: Bool[Tensor, "*tokens"] | None,
+        layout: Layout | None,
+        *,
+        training: Draws | None = None,
+        memory: "Memory | None" = None,
+        wanted: Int[Tensor, " m"] | None = None,
+    ) -> tuple[Float[Tensor, "*tokens d_sae"] | Deferred, Codes]:
+        """As `_encode`, but where the activation function can do without pre-activations none are computed."""
+        if type(self)._encode is not Autoencoder._encode or self.kernel is not None or self.position_mask is not None:
+            return self._encode(target, scale, mask, layout, training=training, memory=memory)
+        plain = self.norm is None and self.mixer is None and (training is None or self.cfg.corruption is None)
+        if plain:
+            inputs = CentredInputs(target, self.b_dec, mask)
+        else:
+            inputs = Inputs(self._inputs(target, mask, layout, training, memory))
+        encoder = LinearEncoder(inputs, self.W_enc, self.b_enc, wanted)
+        shortcut = self.activation.encode(encoder, mask, scale, training is not None)
+        return shortcut or self._activate(inputs.h, scale, mask, layout, training, memory)
+
     def _encode(
         self,
         target: Float[Tensor, "*tokens d_in"],
@@ -290,11 +332,35 @@ class Autoencoder(nn.Module):
         memory: "Memory | None" = None,
     ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
         """Pre-activations and codes; `training` holds a training pass's randomness, `memory` a stream's past."""
+        h = self._inputs(target, mask, layout, training, memory)
+        return self._activate(h, scale, mask, layout, training, memory)
+
+    def _inputs(
+        self,
+        target: Tensor,
+        mask: Tensor | None,
+        layout: Layout | None,
+        training: Draws | None,
+        memory: "Memory | None",
+    ) -> Float[Tensor, "*tokens d_in"]:
+        """What the linear encoder reads."""
         h = self._centred(target, mask, training)
         if self.norm is not None:
             h = zero_masked(self.norm(h, mask, training is not None), mask)
         if self.mixer is not None:
             h = zero_masked(self._mix(h, layout, memory), mask)
+        return h
+
+    def _activate(
+        self,
+        h: Tensor,
+        scale: Tensor | None,
+        mask: Tensor | None,
+        layout: Layout | None,
+        training: Draws | None,
+        memory: "Memory | None",
+    ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
+        """Pre-activations and codes of what the linear encoder reads."""
         s = h @ self.W_enc
         if self.kernel is not None:
             assert layout is not None
@@ -338,3 +404,10 @@ class Autoencoder(nn.Module):
         open_part = replace(codes, values=torch.where(closed, 0, codes.values))
         closed_part = replace(codes, values=torch.where(closed, codes.values, 0))
         return self.reconstruct(open_part) + closed_part.combine(self.W_dec.detach())
+
+
+def _features_first(sae: nn.Module, _: object) -> None:
+    """Weights that were read or copied keep a feature side by side in memory, as they started."""
+    W_enc = sae._parameters.get("W_enc")
+    if W_enc is not None and not W_enc.T.is_contiguous():
+        W_enc.data = W_enc.data.T.contiguous().T

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chronosae.kernels import scatter_dense, sparse_decode
+from chronosae.kernels import count_active, scatter_dense, sparse_decode
 
 # A dense tensor of codes above this many bytes is almost always a mistake; ask for a slice with `.at` instead.
 DENSE_LIMIT_BYTES = 8 * 2**30
@@ -43,8 +43,10 @@ class Codes:
         """One feature's activation at every token."""
         raise NotImplementedError
 
-    def combine(self, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "*tokens d_in"]:
-        """`codes @ W_dec`."""
+    def combine(
+        self, W_dec: Float[Tensor, "d_sae d_in"], b_dec: Float[Tensor, " d_in"] | None = None
+    ) -> Float[Tensor, "*tokens d_in"]:
+        """`codes @ W_dec`, plus b_dec if given."""
         raise NotImplementedError
 
     def fired(self) -> Int[Tensor, " d_sae"]:
@@ -90,11 +92,19 @@ class SparseCodes(Codes):
     def at(self, feature: int) -> Float[Tensor, "*tokens"]:
         return torch.where(self.indices == feature, self.values, 0).sum(-1)
 
-    def combine(self, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "*tokens d_in"]:
-        return sparse_decode(self.indices, self.values, W_dec)
+    def combine(
+        self, W_dec: Float[Tensor, "d_sae d_in"], b_dec: Float[Tensor, " d_in"] | None = None
+    ) -> Float[Tensor, "*tokens d_in"]:
+        return sparse_decode(self.indices, self.values, W_dec, b_dec)
 
     def fired(self) -> Int[Tensor, " d_sae"]:
-        return torch.bincount(self.indices[self.values != 0], minlength=self.n_features)
+        return self._counts()[0]
+
+    def l0(self) -> Int[Tensor, "*tokens"]:
+        return self._counts()[1].view(self.values.shape[:-1])
+
+    def _counts(self) -> tuple[Tensor, Tensor]:
+        return count_active(self.indices.flatten(0, -2), self.values.detach().flatten(0, -2), self.n_features)
 
 
 @dataclass(frozen=True)
@@ -111,8 +121,10 @@ class DenseCodes(Codes):
     def at(self, feature: int) -> Float[Tensor, "*tokens"]:
         return self.values[..., feature]
 
-    def combine(self, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "*tokens d_in"]:
-        return self.values @ W_dec
+    def combine(
+        self, W_dec: Float[Tensor, "d_sae d_in"], b_dec: Float[Tensor, " d_in"] | None = None
+    ) -> Float[Tensor, "*tokens d_in"]:
+        return self.values @ W_dec if b_dec is None else self.values @ W_dec + b_dec
 
     def fired(self) -> Int[Tensor, " d_sae"]:
         return (self.values != 0).flatten(0, -2).sum(0)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from chronosae.kernels import centred_rows
+
 
 class Layout(NamedTuple):
     """Mask, positions and documents of a batch.
@@ -40,6 +42,9 @@ def number_documents(doc_ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch po
 
 def zero_masked(x: Float[Tensor, "*tokens width"], mask: Bool[Tensor, "*tokens"] | None) -> Tensor:
     """`x` with masked tokens at zero, whatever they held (`x * mask` would keep a NaN)."""
+    if mask is not None and not (torch.is_grad_enabled() and x.requires_grad):
+        rows = x.reshape(-1, x.shape[-1])
+        return centred_rows(rows, x.new_zeros(()).expand(x.shape[-1]), mask.reshape(-1)).view(x.shape)
     return x if mask is None else torch.where(mask.unsqueeze(-1), x, 0)
 
 

@@ -120,7 +120,7 @@ class Stream:
         target, scale = self.sae.normalise(x)
         if self.sae.position_mask is not None:
             self.sae.position_mask.rows(layout.positions)
-        codes = self.sae._encode(target, scale, mask, layout, memory=self.memory)[1]
+        codes = self.sae._codes(target, scale, mask, layout, memory=self.memory)[1]
         self._ends = torch.cat([self._ends, ends], 1)[:, -(self.rewind + 1) :]
         self.length += x.shape[1]
         return codes

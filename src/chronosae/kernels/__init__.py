@@ -1,6 +1,45 @@
-"""Fast paths, each beside its dense reference. Knows no other room."""
+"""Fast paths, each beside its dense reference. Knows no other room.
 
+On the CPU, loops compiled by numba (`loops`) do what is proportional to the active features; torch does it
+where they are missing.
+"""
+
+from chronosae.kernels.adam import Moments, Rates, adamw_, adamw_dense_, as_rows, gradient_energy
 from chronosae.kernels.causal_taps import causal_taps, causal_taps_dense
+from chronosae.kernels.centre import centred_rows
+from chronosae.kernels.compiled import compiled_kernels, dense_only
+from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
+from chronosae.kernels.rows import some_rows
+from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
+from chronosae.kernels.slots import count_active
 from chronosae.kernels.sparse_decode import dense_decode, scatter_dense, sparse_decode
+from chronosae.kernels.sparse_encode import encode_topk, encode_topk_dense
+from chronosae.kernels.squared_error import squared_error, squared_error_dense
 
-__all__ = ["causal_taps", "causal_taps_dense", "dense_decode", "scatter_dense", "sparse_decode"]
+__all__ = [
+    "Moments",
+    "Rates",
+    "adamw_",
+    "adamw_dense_",
+    "as_rows",
+    "at_slots",
+    "causal_taps",
+    "causal_taps_dense",
+    "centred_rows",
+    "compiled_kernels",
+    "count_active",
+    "dense_decode",
+    "dense_only",
+    "encode_topk",
+    "encode_topk_dense",
+    "gradient_energy",
+    "largest_positive",
+    "largest_positive_dense",
+    "rectify_largest",
+    "rectify_largest_dense",
+    "scatter_dense",
+    "some_rows",
+    "sparse_decode",
+    "squared_error",
+    "squared_error_dense",
+]

@@ -3,24 +3,52 @@
 Shapes: B batch, P pos, S slots, F d_sae, D d_in.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from chronosae.kernels.compiled import loops_for
+from chronosae.kernels.slots import combine, decode_gradients
 
 
 def sparse_decode(
-    indices: Int[Tensor, "*tokens slots"], values: Float[Tensor, "*tokens slots"], W_dec: Float[Tensor, "d_sae d_in"]
+    indices: Int[Tensor, "*tokens slots"],
+    values: Float[Tensor, "*tokens slots"],
+    W_dec: Float[Tensor, "d_sae d_in"],
+    b_dec: Float[Tensor, " d_in"] | None = None,
 ) -> Float[Tensor, "*tokens d_in"]:
-    """`sum_s values[..., s] * W_dec[indices[..., s]]`, gradients to values and W_dec.
+    """`sum_s values[..., s] * W_dec[indices[..., s]] + b_dec`, gradients to values, W_dec and b_dec.
 
-    An embedding bag reads S rows a token instead of F; equal to `dense_decode` up to the order of summation.
+    Reads S rows a token instead of F; equal to `dense_decode` up to the order of summation.
     """
     slots = indices.shape[-1]
-    recon = functional.embedding_bag(
-        indices.reshape(-1, slots), W_dec, per_sample_weights=values.reshape(-1, slots).to(W_dec.dtype), mode="sum"
-    )
-    return recon.reshape(*indices.shape[:-1], W_dec.shape[1])
+    flat_indices, flat_values = indices.reshape(-1, slots), values.reshape(-1, slots).to(W_dec.dtype)
+    if loops_for(W_dec, *(() if b_dec is None else (b_dec,))) is None:
+        recon = functional.embedding_bag(flat_indices, W_dec, per_sample_weights=flat_values, mode="sum")
+        recon = recon if b_dec is None else recon + b_dec
+    else:
+        recon = _Decode.apply(flat_indices.contiguous(), flat_values.contiguous(), W_dec.contiguous(), b_dec)
+    return recon.reshape(*indices.shape[:-1], W_dec.shape[1])  # pyright: ignore[reportOptionalMemberAccess]
+
+
+class _Decode(torch.autograd.Function):
+    """Compiled; an embedding bag's gradients would gather a row for every slot."""
+
+    @staticmethod
+    def forward(ctx: Any, indices: Tensor, values: Tensor, W_dec: Tensor, b_dec: Tensor | None) -> Tensor:
+        ctx.save_for_backward(indices, values, W_dec)
+        return combine(indices, values.detach(), W_dec.detach(), None if b_dec is None else b_dec.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        indices, values, W_dec = ctx.saved_tensors
+        grads = decode_gradients(indices, values.detach(), W_dec.detach(), grad.contiguous())
+        return None, *grads, grad.sum(0) if ctx.needs_input_grad[3] else None
 
 
 def dense_decode(

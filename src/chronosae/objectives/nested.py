@@ -9,7 +9,7 @@ from torch import Tensor
 
 from chronosae.autoencoders import Codes, Pass, SparseCodes
 from chronosae.autoencoders.layout import Layout
-from chronosae.objectives.reconstruction import masked_mean
+from chronosae.objectives.reconstruction import mean_squared_error
 
 
 def nested_error(
@@ -26,7 +26,7 @@ def nested_error(
     total = step.target.new_zeros(())
     for share, weight in zip(prefixes, weights, strict=True):
         recon = reconstruct(first_features(step.codes, prefix_size(share, d_sae)), step.layout)
-        total = total + weight * masked_mean((step.target - recon).pow(2).sum(-1), step.mask)
+        total = total + weight * mean_squared_error(step.target, recon, step.mask)
     return total
 
 

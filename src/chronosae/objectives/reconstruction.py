@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chronosae.autoencoders import Pass
+from chronosae.kernels import squared_error
 
 
 def masked_mean(values: Float[Tensor, "*tokens"], mask: Bool[Tensor, "*tokens"]) -> Float[Tensor, ""]:
@@ -13,4 +14,11 @@ def masked_mean(values: Float[Tensor, "*tokens"], mask: Bool[Tensor, "*tokens"])
 
 def reconstruction_error(step: Pass) -> Float[Tensor, ""]:
     """`mean_t ||x_t - x_hat_t||^2`, summed over d_in, mean over unmasked tokens."""
-    return masked_mean((step.target - step.recon).pow(2).sum(-1), step.mask)
+    return mean_squared_error(step.target, step.recon, step.mask)
+
+
+def mean_squared_error(
+    target: Float[Tensor, "*tokens d"], estimate: Float[Tensor, "*tokens d"], mask: Bool[Tensor, "*tokens"]
+) -> Float[Tensor, ""]:
+    """`mean_t ||target_t - estimate_t||^2` over unmasked tokens; 0 when there are none."""
+    return squared_error(target, estimate, mask) / mask.sum().clamp_min(1)

@@ -112,7 +112,7 @@ def _where_open(step: StepContext) -> Pass:
     if position_mask is None or layout is None or not position_mask.cfg.masked_gradients:
         return step.forward
     closed = position_mask.closed(None, layout.positions)
-    return step.forward._replace(pre=torch.where(closed, 0, step.forward.pre))
+    return step.forward._replace(source=torch.where(closed, 0, step.forward.pre))
 
 
 @computes(specs.NestedTerm)

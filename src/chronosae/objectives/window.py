@@ -36,7 +36,7 @@ def window_auxk_error(
     candidates = dead.nonzero().squeeze(1)
     if len(candidates) == 0:
         return None
-    acts = torch.relu(step.pre.index_select(-1, candidates))
+    acts = torch.relu(step.pre_of(candidates))
     values, local = acts.topk(min(k_aux, len(candidates)), dim=-1, sorted=False)
     revived = SparseCodes(values, None, candidates[local], sae.d_sae)
     with torch.no_grad():

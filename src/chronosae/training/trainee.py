@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Draws, Pass
@@ -16,6 +15,7 @@ from chronosae.training.dead import DeadFeatures
 from chronosae.training.resample import resample
 from chronosae.training.schedule import cosine_multiplier, lr_multiplier, warmup
 from chronosae.training.sparsity import PenaltyWeight
+from chronosae.training.update import Update
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Trainee:
             for group in sae.parameter_groups()
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
+        self.update = Update(sae, self.optimizer, cfg)
         self.dead = DeadFeatures(sae.d_sae, cfg.dead_after_tokens, device)
         self.penalties = {t.kind: PenaltyWeight(t, steps) for t in sae.cfg.terms if isinstance(t, SteeredTerm)}
         self.trackers: dict[str, Any] = {
@@ -66,30 +67,31 @@ class Trainee:
         self._loss_sum = torch.zeros((), device=device)
         self._l0_sum = torch.zeros((), device=device)
         self._since_log = 0
-        self._latest: tuple[Tensor, Tensor] = (self._loss_sum, self._loss_sum)
+        self._grad_norm = self._loss_sum
+        self._latest: tuple[Tensor, Tensor] | None = None
+        """Inputs and mask of the latest step."""
 
     def step(self, batch: SequenceBatch) -> None:
         """One optimiser step; on a NaN or Inf the weights stay as they were and the trainee stops."""
         device_type = batch.acts.device.type
         with torch.autocast(device_type, torch.bfloat16, enabled=self.cfg.autocast):
-            draws = Draws(self.seed, self.step_number)
+            draws, dead = Draws(self.seed, self.step_number), self.dead.dead()
+            wanted = dead.nonzero().squeeze(1) if any(term.kind == "auxk" for term in self.sae.cfg.terms) else None
             forward = self.sae.training_pass(
-                batch.acts, batch.mask, positions=batch.positions, doc_ids=batch.doc_ids, draws=draws
+                batch.acts, batch.mask, positions=batch.positions, doc_ids=batch.doc_ids, draws=draws, wanted=wanted
             )
-        context = StepContext(self.sae, forward, self.dead.dead(), draws, self.trackers, self.step_number / self.steps)
+        context = StepContext(self.sae, forward, dead, draws, self.trackers, self.step_number / self.steps)
         loss = self._loss(context)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.sae.project_decoder_gradient()
-        grad_norm = self._clip()
+        grad_norm = self.update.measure()
         if not torch.isfinite(loss + grad_norm):
             place = f"step {self.step_number}, batch {self.step_number}"
             self.stopped = f"stopped at {place}: {self._why_not_finite(batch, loss)}"
             return
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(group["multiplier"], group["schedule"])
-        self.optimizer.step()
-        self.sae.constrain_decoder()
+        self.update.apply()
         self._account(forward, loss, grad_norm)
         for spec in self.sae.cfg.trackers:
             watch(spec, context)
@@ -103,8 +105,8 @@ class Trainee:
             loss=float(self._loss_sum) / n,
             l0=float(self._l0_sum) / n,
             dead=int(self.dead.dead().sum()),
-            grad_norm=float(self._latest[0]),
-            act_norm=float(self._latest[1]),
+            grad_norm=float(self._grad_norm),
+            act_norm=self._act_norm(),
             lr=self.optimizer.param_groups[-1]["lr"],
             sparsity_penalty=next((p.at(max(self.step_number - 1, 0)) for p in self.penalties.values()), None),
         )
@@ -149,6 +151,12 @@ class Trainee:
                 loss = loss + self._weight(term) * value
         return loss
 
+    def _act_norm(self) -> float:
+        if self._latest is None:
+            return 0.0
+        target, mask = self._latest
+        return float(masked_mean(target.norm(dim=-1), mask))
+
     def _weight(self, term: TermSpec) -> float:
         if term.kind in self.penalties:
             return self.penalties[term.kind].at(self.step_number)
@@ -160,22 +168,6 @@ class Trainee:
         if not torch.isfinite(batch.unmasked()).all():
             return "the activations hold NaN or Inf"
         return f"the {'gradient' if torch.isfinite(loss) else 'loss'} is not finite; a lower lr may help"
-
-    def _clip(self) -> Tensor:
-        """Clip gradients as configured; returns the global norm before clipping.
-
-        Heads are clipped apart: what a predictor beside the codes learns must not slow the codes down.
-        """
-        heads = set(self.sae.heads.parameters())
-        parameters = [p for p in self.sae.parameters() if p not in heads]
-        if self.cfg.clip == "norm":
-            clip_grad_norm_(heads, self.cfg.clip_norm)
-            return clip_grad_norm_(parameters, self.cfg.clip_norm)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.cfg.clip == "parameter":
-            for parameter in self.sae.parameters():
-                clip_grad_norm_([parameter], self.cfg.clip_norm)
-        return norm
 
     def _lr(self, multiplier: float, schedule: str) -> float:
         cfg = self.cfg
@@ -195,7 +187,7 @@ class Trainee:
         self._loss_sum += loss.detach()
         self._l0_sum += l0
         self._since_log += 1
-        self._latest = (grad_norm, masked_mean(forward.target.norm(dim=-1), forward.mask))
+        self._grad_norm, self._latest = grad_norm, (forward.target, forward.mask)
 
     def _resample(self, forward: Pass) -> None:
         every = self.sae.cfg.resample_every

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
 from chronosae.autoencoders.parts.selection import compact, select_topk, smallest_of_largest
+from chronosae.autoencoders.pre_activations import Deferred, LinearEncoder
+from chronosae.kernels import compiled_kernels, encode_topk
 
 ACTIVATIONS: Registry["ActivationSpec"] = Registry("activation")
 
@@ -33,6 +35,16 @@ class Activation(nn.Module):
     ) -> Codes:
         """Codes of `pre`; masked tokens get none. `scale` goes into the codes as it is."""
         raise NotImplementedError
+
+    def encode(
+        self,
+        encoder: LinearEncoder,
+        mask: Bool[Tensor, "*tokens"] | None,
+        scale: Float[Tensor, "*tokens"] | None,
+        training: bool,
+    ) -> tuple[Deferred, Codes] | None:
+        """Codes straight from the encoder's inputs, without all pre-activations; None: compute them, then `forward`."""
+        return None
 
     def rescale(self, factor: float) -> None:
         """Make `f(pre / factor) = f(pre) / factor` of the function f there was: for folding a normalisation."""
@@ -136,6 +148,20 @@ class _TopK(Activation):
     def forward(self, pre: Tensor, mask: Tensor | None, scale: Tensor | None, training: bool) -> Codes:
         values, indices = select_topk(pre, self.k, mask)
         return SparseCodes(values=values, scale=scale, indices=indices, n_features=pre.shape[-1])
+
+    def encode(
+        self, encoder: LinearEncoder, mask: Tensor | None, scale: Tensor | None, training: bool
+    ) -> tuple[Deferred, Codes] | None:
+        inputs, W_enc, b_enc, wanted = encoder
+        # Autocast asks for products in bfloat16, these are exact.
+        if torch.is_autocast_enabled(W_enc.device.type) or not compiled_kernels(W_enc, b_enc):
+            return None
+        active = None if mask is None else mask.reshape(-1)
+        chosen = encode_topk(inputs.rows(), W_enc.T, b_enc, self.k, active, inputs.centre, wanted)
+        values, indices = (x.view(*inputs.tokens, self.k) for x in chosen[:2])
+        known = None if chosen[2] is None else chosen[2].view(*inputs.tokens, -1)
+        codes = SparseCodes(values=values, scale=scale, indices=indices, n_features=len(b_enc))
+        return Deferred(encoder, known), codes
 
 
 class _BatchTopK(Activation):

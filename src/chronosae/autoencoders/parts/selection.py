@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
+from chronosae.kernels import at_slots, largest_positive
 
 # Above this share of active features, slots would take as much as one value a feature.
 DENSE_SHARE = 1 / 8
@@ -14,15 +15,13 @@ def select_topk(
     pre: Float[Tensor, "*tokens d_sae"], k: int, mask: Bool[Tensor, "*tokens"] | None = None
 ) -> tuple[Float[Tensor, "*tokens slots"], Tensor]:
     """Values and indices of the k largest positive entries of each row, indices ascending, unused slots (0, 0)."""
-    chosen, indices = pre.detach().topk(k, dim=-1, sorted=False)
-    # Not `chosen > 0`: a NaN must stay visible, or broken weights would look like an autoencoder that never fires.
-    used = ~(chosen <= 0)
-    if mask is not None:
-        used = used & mask.unsqueeze(-1)
-    indices, order = torch.where(used, indices, 0).sort(dim=-1)
     # Only the k chosen are ever copied: a rectified [tokens, d_sae] would double the memory of a step.
-    values = torch.where(used.gather(-1, order), pre.gather(-1, indices), 0)
-    return values, indices
+    rows = pre.reshape(-1, pre.shape[-1])
+    active = None if mask is None else mask.reshape(-1)
+    indices = largest_positive(rows.detach(), k)[1]
+    if active is not None:
+        indices = indices * active.unsqueeze(1)
+    return at_slots(rows, indices, active).view(*pre.shape[:-1], k), indices.view(*pre.shape[:-1], k)
 
 
 def compact(

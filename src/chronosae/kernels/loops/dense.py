@@ -1,0 +1,60 @@
+"""One pass over the inputs where torch would make several, each with a tensor of its own."""
+
+from typing import no_type_check
+
+import numpy as np
+from numba import njit
+
+from chronosae.kernels.loops.bits import REORDER
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def centred(x, centre, active, first, last, out):
+    """`x - centre` for active tokens, zero for the others."""
+    for t in range(first, last):
+        if active[t]:
+            for i in range(x.shape[1]):
+                out[t, i] = x[t, i] - centre[i]
+        else:
+            out[t] = 0
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+@no_type_check
+def squared_distance(x, y, active, first, last, out):
+    """`||x_t - y_t||^2` for active tokens, zero for the others."""
+    for t in range(first, last):
+        out[t] = 0
+        if active[t]:
+            total = x.dtype.type(0)
+            for i in range(x.shape[1]):
+                rest = x[t, i] - y[t, i]
+                total += rest * rest
+            out[t] = total
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def scaled_difference(x, y, active, scale, first, last, out):
+    """`scale (y_t - x_t)` for active tokens, zero for the others."""
+    for t in range(first, last):
+        if active[t]:
+            for i in range(x.shape[1]):
+                out[t, i] = scale * (y[t, i] - x[t, i])
+        else:
+            out[t] = 0
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def count_active(indices, values, per_feature, per_token):
+    """How often each feature is active, and how many are at each token."""
+    per_feature[:] = 0
+    for t in range(indices.shape[0]):
+        active = np.int64(0)
+        for s in range(indices.shape[1]):
+            if values[t, s] != 0:
+                active += 1
+                per_feature[indices[t, s]] += 1
+        per_token[t] = active

@@ -1,0 +1,204 @@
+"""The k largest of every row without sorting the row.
+
+Floats are compared as integers of the same order, so that one pass of vector instructions finds the maxima of G
+interleaved groups. The k-th largest of these is reached by at least k entries: a lower bound on the row's k-th largest.
+Few entries lie above it, and only in groups whose maximum does.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+from numba import njit
+
+from chronosae.kernels.loops.bits import REORDER, dot, key32, kth_largest, value16, value32
+
+# Relative error of rounding to bfloat16 (8 significant bits), towards the rounded value or from it.
+ROUNDED = np.float32(2.0**-8 * 1.01)
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def group_maxima(row, maxima):
+    """Largest ordered key of the entries j, j + G, j + 2G ... of a row of float bits, for each j."""
+    n, sign, rest = (
+        maxima.shape[0],
+        row.dtype.type(8 * row.itemsize - 1),
+        row.dtype.type(2 ** (8 * row.itemsize - 1) - 1),
+    )
+    for j in range(n):
+        maxima[j] = row.dtype.type(-rest - 1)
+    for start in range(0, row.shape[0], n):
+        part = row[start : start + n]
+        for j in range(part.shape[0]):
+            v = part[j]
+            maxima[j] = max(maxima[j], row.dtype.type(v ^ ((v >> sign) & rest)))
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def above(row, maxima, cut, found):
+    """Indices of the entries of value >= cut, in `found`; their number, or -1 when there are more than it can hold."""
+    groups, sign = maxima.shape[0], row.dtype.type(8 * row.itemsize - 1)
+    rest = row.dtype.type(2 ** (8 * row.itemsize - 1) - 1)
+    # Rounded down where a key has fewer bits: an entry too many costs time alone.
+    lowest = key32(cut) >> (32 - 8 * row.itemsize)
+    n = 0
+    for j in range(groups):
+        if maxima[j] >= lowest:
+            for i in range(j, row.shape[0], groups):
+                v = row[i]
+                if (v ^ ((v >> sign) & rest)) >= lowest:
+                    if n == found.shape[0]:
+                        return -1
+                    found[n] = i
+                    n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def sort_small(a, n):
+    """Ascending, in place; insertion is fastest for the few that are left of a row."""
+    if n > 128:
+        a[:n] = np.sort(a[:n])
+        return
+    for i in range(1, n):
+        x, j = a[i], i
+        while j > 0 and a[j - 1] > x:
+            a[j] = a[j - 1]
+            j -= 1
+        a[j] = x
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def keep_largest(candidates, exact, keys, n, k, indices, values):
+    """Write the k largest positive of n candidates, indices ascending after the unused slots (0, 0).
+
+    Of equal ones the first is taken. NaN counts as largest.
+    """
+    for q in range(n):
+        keys[q] = np.int32(2147483647) if np.isnan(exact[q]) else key32(exact[q])
+    threshold, spare = np.int32(1), k
+    if n > k:
+        threshold = max(kth_largest(keys[:n], k, np.int64(0), np.int64(2147483647)), np.int32(1))
+    for q in range(n):
+        spare -= np.int32(keys[q] > threshold)
+    equals = 0
+    for q in range(n):
+        equals += np.int32(keys[q] == threshold)
+    slot = max(spare - equals, 0)
+    indices[:slot] = 0
+    values[:slot] = 0
+    for q in range(n):
+        equal = keys[q] == threshold
+        if keys[q] > threshold or (equal and spare > 0):
+            indices[slot], values[slot] = candidates[q], exact[q]
+            slot += 1
+            spare -= np.int32(equal)
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+@no_type_check
+def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias, k, groups, first, last, out):
+    """TopK of the exact `x W^T + bias` of tokens `rows[first:last]`, with the help of approximate ones.
+
+    approx: bits of approximate pre-activations (int16: bfloat16; int32: float32), a row for each of `rows`.
+    x, W, bias: float32. x_norms, W_norms: of the rows. x_errors, W_errors: what the approximation may have lost of
+        them, so that |approx - exact| <= x_error W_norm + x_norm W_error, and for bfloat16 the rounding of the result.
+    worst: the largest of W_norms and of W_errors.
+    out: indices, values and `undecided`: True where there are too many candidates, or none can be trusted.
+    """
+    indices, values, undecided = out
+    rounding = ROUNDED if approx.itemsize == 2 else np.float32(0)
+    room = 4 * k + 128
+    maxima, found = np.empty(groups, approx.dtype), np.empty(room, np.int32)
+    exact, keys = np.empty(room, np.float32), np.empty(room, np.int32)
+    half = np.int64(1) << (8 * approx.itemsize - 1)
+    for r in range(first, last):
+        t = rows[r]
+        slack = x_errors[t] * worst[0] + x_norms[t] * worst[1]
+        # Not `>`: a NaN must not pass.
+        undecided[t] = not slack < np.float32(1e37)
+        if undecided[t]:
+            continue
+        row = approx[r]
+        group_maxima(row, maxima)
+        reached = kth_largest(maxima, k, -half, half - 1)
+        top = value16(reached) if approx.itemsize == 2 else value32(reached)
+        # The exact k-th largest is at least this; what isn't positive is never chosen.
+        least = max(top - rounding * abs(top) - slack, np.float32(0))
+        cut = least - slack
+        n = above(row, maxima, cut - rounding * abs(cut), found)
+        undecided[t] = n < 0
+        if n < 0:
+            continue
+        sort_small(found, n)
+        n = _narrow(row, x_errors[t], x_norms[t], W_norms, W_errors, rounding, k, found, exact, keys, n)
+        for q in range(n):
+            exact[q] = dot(x[t], W[found[q]]) + bias[found[q]]
+        keep_largest(found, exact, keys, n, k, indices[t], values[t])
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def _narrow(row, x_error, x_norm, W_norms, W_errors, rounding, k, found, bounds, keys, n):
+    """Drop candidates that can't be among the k largest, by the slack of each feature instead of the worst one's."""
+    if n <= k:
+        return n
+    sign = row.dtype.type(8 * row.itemsize - 1)
+    rest = row.dtype.type(2 ** (8 * row.itemsize - 1) - 1)
+    for q in range(n):
+        v = row[found[q]]
+        ordered = row.dtype.type(v ^ ((v >> sign) & rest))
+        value = value16(ordered) if row.itemsize == 2 else value32(ordered)
+        slack = x_error * W_norms[found[q]] + x_norm * W_errors[found[q]] + rounding * abs(value)
+        keys[q], bounds[q] = key32(value - slack), value + slack
+    least = value32(kth_largest(keys[:n], k, np.int64(-2147483648), np.int64(2147483647)))
+    kept = 0
+    for q in range(n):
+        if bounds[q] >= least:
+            found[kept] = found[q]
+            kept += 1
+    return kept
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+@no_type_check
+def scan(rows, x, W, bias, k, first, last, out):
+    """The same by computing every exact pre-activation: for the tokens that `choose` leaves undecided."""
+    indices, values, undecided = out
+    n = W.shape[0]
+    every, exact, keys = np.arange(n), np.empty(n, np.float32), np.empty(n, np.int32)
+    for r in range(first, last):
+        t = rows[r]
+        for f in range(n):
+            exact[f] = dot(x[t], W[f]) + bias[f]
+        keep_largest(every, exact, keys, n, k, indices[t], values[t])
+        undecided[t] = False
+
+
+@njit(nogil=True, cache=True)
+@no_type_check
+def largest(row_bits, row_values, k, groups, first, last, indices, values):
+    """The k largest positive entries of given float32 rows, NaN counting as largest."""
+    n = row_bits.shape[1]
+    maxima, found = np.empty(groups, np.int32), np.empty(4 * k + 128, np.int32)
+    exact, keys = np.empty(4 * k + 128, np.float32), np.empty(4 * k + 128, np.int32)
+    for t in range(first, last):
+        row = row_bits[t]
+        odd = np.int32(0)
+        for i in range(n):
+            odd |= np.int32((row[i] & np.int32(0x7FFFFFFF)) > np.int32(0x7F800000))
+        count = -1
+        if not odd:
+            group_maxima(row, maxima)
+            reached = kth_largest(maxima, k, np.int64(-2147483648), np.int64(2147483647))
+            count = above(row, maxima, max(value32(reached), np.float32(0)), found)
+        if count < 0:
+            keep_largest(np.arange(n), row_values[t], np.empty(n, np.int32), n, k, indices[t], values[t])
+            continue
+        sort_small(found, count)
+        for q in range(count):
+            exact[q] = row_values[t, found[q]]
+        keep_largest(found, exact, keys, count, k, indices[t], values[t])

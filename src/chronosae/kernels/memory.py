@@ -1,0 +1,51 @@
+"""Large tensors that come back: memory is kept when the last tensor in it is gone, and lent to the next of its size.
+
+A step needs a few tensors of tens of megabytes, gradients among them. Fresh ones cost a page fault for every 4 kB: the
+faults of a batch's pre-activations take longer than computing them.
+"""
+
+import math
+import threading
+import weakref
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Idle memory kept at most; what is idle longest goes first.
+IDLE_LIMIT_BYTES = 2**29
+# Smaller ones come out of the allocator's own lists.
+LEAST_BYTES = 2**20
+
+_lock = threading.RLock()
+_idle: OrderedDict[int, np.ndarray] = OrderedDict()
+
+
+def recycled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised CPU tensor. No other tensor shares its memory, which returns by itself."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < LEAST_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    block = _take(size)
+    if block is None:
+        block = np.empty(size, np.uint8)
+    # The tensor's storage holds this view; with the storage goes the view, and the block is free again.
+    view = block[:]
+    weakref.finalize(view, _give_back, block).atexit = False
+    return torch.from_numpy(view).view(dtype).view(shape)
+
+
+def _take(size: int) -> np.ndarray | None:
+    with _lock:
+        for number, block in reversed(_idle.items()):
+            if block.nbytes == size:
+                return _idle.pop(number)
+    return None
+
+
+def _give_back(block: np.ndarray) -> None:
+    with _lock:
+        _idle[id(block)] = block
+        while sum(b.nbytes for b in _idle.values()) > IDLE_LIMIT_BYTES:
+            _idle.popitem(last=False)

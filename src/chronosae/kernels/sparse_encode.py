@@ -1,0 +1,119 @@
+"""TopK of a linear encoder: one product forward, work proportional to the active features backward.
+
+Shapes: N tokens, F d_sae, D d_in, K k, M further features.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from chronosae.kernels.compiled import loops_for
+from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays, topk_of_product
+from chronosae.kernels.memory import recycled
+from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
+from chronosae.kernels.slots import by_feature, combine, weighted_rows
+
+Chosen = tuple[Float[Tensor, "n k"], Int[Tensor, "n k"], Float[Tensor, "n m"] | None]
+
+
+def encode_topk(
+    x: Float[Tensor, "n d"],
+    W: Float[Tensor, "f d"],
+    bias: Float[Tensor, " f"],
+    k: int,
+    active: Bool[Tensor, " n"] | None = None,
+    centre: Float[Tensor, " d"] | None = None,
+    wanted: Int[Tensor, " m"] | None = None,
+) -> Chosen:
+    """The k largest positive entries of each row of `x W^T + bias`: values, and indices ascending; unused slots (0, 0).
+
+    On a CPU with fast bfloat16 products the choice is made with their help and is still exact: see `low_precision`.
+
+    Arguments:
+        active: tokens that get any; all by default. Rows of the others must be zero.
+        centre: what was subtracted from every active row of x. It then gets the gradient that x would have passed on,
+            without computing that of every row.
+        wanted: features whose entries are also returned, all tokens', with their gradient: the third output.
+    """
+    if loops_for(x, W, bias) is None:
+        return encode_topk_dense(x, W, bias, k, active, centre, wanted)
+    x = x if centre is None else x.detach()
+    return _EncodeTopK.apply(x.contiguous(), W.contiguous(), bias, k, active, centre, wanted)  # pyright: ignore[reportReturnType]
+
+
+def encode_topk_dense(
+    x: Float[Tensor, "n d"],
+    W: Float[Tensor, "f d"],
+    bias: Float[Tensor, " f"],
+    k: int,
+    active: Bool[Tensor, " n"] | None = None,
+    centre: Float[Tensor, " d"] | None = None,
+    wanted: Int[Tensor, " m"] | None = None,
+) -> Chosen:
+    """The reference of `encode_topk`: every pre-activation, with a gradient as large."""
+    if centre is not None:
+        moved = centre.detach() - centre
+        x = x.detach() + (moved if active is None else moved * active.unsqueeze(-1))
+    pre = x @ W.T + bias
+    indices = largest_positive_dense(pre, k)[1]
+    if active is not None:
+        indices = indices * active.unsqueeze(1)
+    return at_slots(pre, indices, active), indices, None if wanted is None else pre[:, wanted]
+
+
+class _EncodeTopK(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        bias: Tensor,
+        k: int,
+        active: Tensor | None,
+        centre: Tensor | None,
+        wanted: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        h, W, bias = x.detach(), W.detach(), bias.detach()
+        values, indices = _choose(h, W, bias, k, active)
+        ctx.save_for_backward(h, W, indices, values.detach(), wanted, active)
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        if wanted is None or not len(wanted):
+            return values, indices, None if wanted is None else h.new_zeros(len(h), 0)
+        known = recycled((len(h), len(wanted)), h.dtype)
+        return values, indices, torch.addmm(bias[wanted], h, W[wanted].T, out=known)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: None, grad_known: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        h, W, indices, values, wanted, active = ctx.saved_tensors
+        grad = torch.zeros_like(values) if grad is None else grad.contiguous()
+        grad_W, grad_bias = weighted_rows(by_feature(indices, values, len(W)), grad, h)
+        grad_x = combine(indices, torch.where(values != 0, grad, 0), W) if ctx.needs_input_grad[0] else None
+        if grad_known is not None and len(wanted):
+            grad_W[wanted] += grad_known.T @ h
+            grad_bias[wanted] += grad_known.sum(0)
+            if grad_x is not None:
+                grad_x += grad_known @ W[wanted]
+        grad_centre = None
+        if ctx.needs_input_grad[5]:
+            # The gradient of x summed over the active tokens, without computing it for each.
+            total = grad_bias
+            if grad_known is not None and active is not None:
+                total = total.index_add(0, wanted, -grad_known[~active].sum(0))
+            grad_centre = -(total @ W)
+        return grad_x, grad_W, grad_bias, None, None, grad_centre, None
+
+
+def _choose(x: Tensor, W: Tensor, bias: Tensor, k: int, active: Tensor | None) -> tuple[Tensor, Tensor]:
+    loops = loops_for(x)
+    assert loops is not None
+    if x.dtype == torch.float32 and len(x) >= LEAST_TOKENS and low_precision_pays():
+        return topk_of_product(loops, x, W, bias, k, active)
+    values, indices = largest_positive(torch.addmm(bias, x, W.T), k)
+    if active is not None:
+        values, indices = values * active.unsqueeze(-1), indices * active.unsqueeze(-1)
+    return values, indices

@@ -1,0 +1,121 @@
+"""What moves the weights once their gradients are there: projection, clipping, AdamW, and the decoder's norm."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import AdamW
+
+from chronosae.autoencoders import Autoencoder
+from chronosae.config import TrainingConfig
+from chronosae.kernels import Moments, Rates, adamw_, as_rows, compiled_kernels, gradient_energy
+
+
+class Update:
+    """The last third of a training step.
+
+    Heads (weights that only a term needs) are clipped apart: what a predictor beside the codes learns must not slow the
+    codes down. On the CPU all is done in two passes over memory, which torch's own operations would go through a dozen
+    times; `optimizer` keeps its state either way, so that a run may be resumed on another machine.
+    """
+
+    def __init__(self, sae: Autoencoder, optimizer: AdamW, cfg: TrainingConfig) -> None:
+        self.sae, self.optimizer, self.cfg = sae, optimizer, cfg
+        heads = set(sae.heads.parameters())
+        self.heads = list(heads)
+        self.rest = [p for p in sae.parameters() if p not in heads]
+        self._along: dict[Tensor, Tensor] = {}
+        self._scales: dict[Tensor, float] = {}
+
+    def measure(self) -> Tensor:
+        """The global norm of the gradient before clipping, heads apart; it may be NaN or Inf."""
+        parameters = [p for p in (*self.rest, *self.heads) if p.grad is not None]
+        self._fused = compiled_kernels(*parameters) and all(
+            as_rows(p) is not None and p.stride() == p.grad.stride() for p in parameters if p.grad is not None
+        )
+        if not self._fused:
+            self.sae.project_decoder_gradient()
+            return self._clip()
+        if self._sphere() is None:
+            self.sae.project_decoder_gradient()
+        energies: dict[Tensor, float] = {p: self._energy(p) for p in parameters}
+        self._scales = dict.fromkeys(parameters, 1.0)
+        norm = _norm(energies, self.rest)
+        if self.cfg.clip == "norm":
+            self._scale(self.rest, norm)
+            self._scale(self.heads, _norm(energies, self.heads))
+        elif self.cfg.clip == "parameter":
+            for p in parameters:
+                self._scale([p], math.sqrt(energies[p]))
+        return torch.tensor(norm)
+
+    def apply(self) -> None:
+        """Move the weights, after `measure`."""
+        if not self._fused:
+            self.optimizer.step()
+            self.sae.constrain_decoder()
+            return
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._step(p, group)
+        if self._sphere() is None:
+            self.sae.constrain_decoder()
+
+    def _sphere(self) -> Tensor | None:
+        """The decoder, if it is rows of norm 1 that a single pass can keep there."""
+        sae = self.sae
+        plain = type(sae).constrain_decoder is Autoencoder.constrain_decoder and sae.cfg.decoder == "unit_norm"
+        return sae.W_dec if plain and sae.W_dec.is_contiguous() else None
+
+    def _energy(self, p: Tensor) -> float:
+        assert p.grad is not None
+        grad, weights = as_rows(p.grad), as_rows(p.detach())
+        assert grad is not None and weights is not None
+        energy, self._along[p] = gradient_energy(grad, weights, p is self._sphere())
+        return float(energy.sum(dtype=torch.float64))
+
+    def _scale(self, parameters: Iterable[Tensor], norm: float) -> None:
+        # As clip_grad_norm_ has it.
+        factor = min(1.0, self.cfg.clip_norm / (norm + 1e-6))
+        self._scales.update((p, factor) for p in parameters if p in self._scales)
+
+    def _step(self, p: Tensor, group: dict[str, Any]) -> None:
+        assert p.grad is not None
+        state = self.optimizer.state[p]
+        if not state:
+            # What torch's own fused step would start with.
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        state["step"] += 1
+        tensors = [as_rows(t.detach()) for t in (p, p.grad, state["exp_avg"], state["exp_avg_sq"])]
+        weights, grad, mean, square = (t for t in tensors if t is not None)
+        beta1, beta2 = group["betas"]
+        rates = Rates(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], int(state["step"]))
+        adamw_(
+            weights,
+            grad,
+            Moments(mean, square),
+            self._along.pop(p),
+            rates,
+            scale=self._scales[p],
+            on_sphere=p is self._sphere(),
+        )
+
+    def _clip(self) -> Tensor:
+        if self.cfg.clip == "norm":
+            clip_grad_norm_(self.heads, self.cfg.clip_norm)
+            return clip_grad_norm_(self.rest, self.cfg.clip_norm)
+        norm = get_total_norm([p.grad for p in self.rest if p.grad is not None])
+        if self.cfg.clip == "parameter":
+            for parameter in self.sae.parameters():
+                clip_grad_norm_([parameter], self.cfg.clip_norm)
+        return norm
+
+
+def _norm(energies: dict[Tensor, float], parameters: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(energies[p] for p in parameters if p in energies))

@@ -1,0 +1,108 @@
+"""The choice made with bfloat16 products is the exact one, near-ties and odd numbers included."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from chronosae.kernels import compiled_kernels, encode_topk, largest_positive
+from chronosae.kernels import sparse_encode as module
+from chronosae.kernels.compiled import loops_for
+from chronosae.kernels.low_precision import LEAST_TOKENS, ROUNDING, topk_of_product
+
+pytestmark = pytest.mark.skipif(not compiled_kernels(torch.empty(0)), reason="no compiler here")
+N, D, F = 130, 24, 700
+
+
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in bfloat16 whether or not this CPU is fast at them."""
+    monkeypatch.setattr(module, "low_precision_pays", lambda: True)
+    assert N >= LEAST_TOKENS
+
+
+def case(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(N, D, generator=g), torch.randn(F, D, generator=g), torch.randn(F, generator=g)
+
+
+def exact(x: Tensor, W: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The definition: every inner product in the one fixed order, then the largest."""
+    loops = loops_for(x)
+    assert loops is not None
+    pre = torch.tensor([[loops.dot(a, w) + b for w, b in zip(W.numpy(), bias.numpy(), strict=True)] for a in x.numpy()])
+    return largest_positive(pre.float(), k)
+
+
+def assert_exact(x: Tensor, W: Tensor, bias: Tensor, k: int) -> None:
+    values, indices, _ = encode_topk(x, W, bias, k)
+    expected, places = exact(x, W, bias, k)
+    assert torch.equal(indices, places)
+    torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("k", [1, 8, 64])
+def test_values_and_choice_are_bit_equal_to_computing_everything(k: int) -> None:
+    assert_exact(*case(), k)
+
+
+def test_features_that_differ_by_less_than_bfloat16_can_tell_are_told_apart() -> None:
+    x, W, _ = case(1)
+    near = W[:1] * (1 + 1e-6 * torch.randn(F, 1, generator=torch.Generator().manual_seed(2)))
+    assert len(near.bfloat16().unique(dim=0)) < 20
+    assert_exact(x, near, torch.zeros(F), 8)
+
+
+def test_of_features_that_are_the_same_the_first_are_chosen() -> None:
+    x, W, bias = case(3)
+    indices = encode_topk(x, W[:1].expand(F, -1).contiguous(), bias[:1].expand(F).contiguous() + 100, 5)[1]
+    assert (indices == torch.arange(5)).all()
+
+
+def test_norms_and_biases_of_very_different_size_change_nothing() -> None:
+    x, W, bias = case(4)
+    scales = 10 ** torch.linspace(-6, 3, F).unsqueeze(1)
+    assert_exact(x * 10 ** torch.linspace(-20, 6, N).unsqueeze(1), W * scales, bias * 10, 8)
+    assert_exact(x * 1e-41, W, torch.zeros(F), 4)
+
+
+def test_the_choice_differs_from_a_float64_one_only_within_the_stated_rounding() -> None:
+    x, W, bias = case(5)
+    W[F // 2 :] = W[: F // 2] * (1 + 1e-7 * torch.randn(F // 2, 1, generator=torch.Generator().manual_seed(6)))
+    indices, pre = encode_topk(x, W, bias, 8)[1], x.double() @ W.T.double() + bias
+    chosen = torch.zeros(N, F, dtype=torch.bool).scatter_(1, indices, True)
+    bound = ROUNDING * (D + 4) * torch.hypot(x.norm(dim=1), torch.ones(())) * torch.hypot(W.norm(dim=1), bias).max()
+    gap = pre.masked_fill(chosen, -math.inf).amax(1) - pre.masked_fill(~chosen, math.inf).amin(1)
+    assert (gap <= bound).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_number_that_is_none_stays_visible(bad: float) -> None:
+    x, W, bias = case(7)
+    W = W[:40].contiguous()
+    W[7, 3] = bad
+    values = encode_topk(x, W, bias[:40], 6)[0]
+    expected = exact(x, W, bias[:40], 6)[0]
+    torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
+    assert not torch.isfinite(values).all() or bad == 3e38
+    x[5, 2] = bad
+    torch.testing.assert_close(
+        encode_topk(x, case(7)[1], bias, 6)[0], exact(x, case(7)[1], bias, 6)[0], rtol=0, atol=0, equal_nan=True
+    )
+
+
+def test_codes_depend_neither_on_the_batch_nor_on_the_number_of_threads() -> None:
+    x, W, bias = case(8)
+    active, loops = torch.arange(N) % 3 > 0, loops_for(x)
+    assert loops is not None
+    whole = topk_of_product(loops, x, W, bias, 8, None)
+    part = topk_of_product(loops, x[40:].contiguous(), W, bias, 8, None)
+    assert all(torch.equal(a[40:], b) for a, b in zip(whole, part, strict=True))
+    masked = topk_of_product(loops, x, W, bias, 8, active)
+    assert all(torch.equal(a[active], b[active]) for a, b in zip(whole, masked, strict=True)) and not masked[0][0].any()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    again = topk_of_product(loops, x, W, bias, 8, None)
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))

@@ -1,0 +1,80 @@
+"""The compiled step trains as dense arithmetic does."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from chronosae.activations import SequenceBatch
+from chronosae.autoencoders import build
+from chronosae.config import TrainingConfig
+from chronosae.kernels import compiled_kernels, dense_only
+from chronosae.kernels import sparse_encode as encoder
+from chronosae.training import Trainee
+
+pytestmark = pytest.mark.skipif(not compiled_kernels(torch.empty(0)), reason="no compiler here")
+D_IN, D_SAE = 16, 96
+
+
+def batch(step: int) -> SequenceBatch:
+    """Sums of a few of 100 directions, with a masked first token."""
+    g = torch.Generator().manual_seed(step)
+    directions = torch.randn(100, D_IN, generator=torch.Generator().manual_seed(99))
+    codes = torch.rand(8, 20, 100, generator=g) * (torch.rand(8, 20, 100, generator=g) < 0.05)
+    shape, zeros = (8, 20), torch.zeros(8, 20, dtype=torch.int64)
+    mask = torch.arange(20).expand(shape) > 0
+    return SequenceBatch(codes @ directions, mask, zeros, mask.cumsum(1) - 1, zeros, ("planted",) * 8)
+
+
+def trained(preset: str, steps: int, **options: object) -> tuple[Trainee, list[float]]:
+    sae = build(preset, d_in=D_IN, d_sae=D_SAE, seed=3, k=6, **options)
+    cfg = TrainingConfig(clip="norm", clip_norm=5.0)
+    trainee, losses = Trainee(preset, sae, "site", cfg, steps=steps, lr=3e-3, seed=0), []
+    for step in range(steps):
+        trainee.dead.since_fired[::8] = 10**9  # for AuxK to take part
+        trainee.step(batch(step))
+        losses.append(trainee.metrics().loss)
+    return trainee, losses
+
+
+def weights(trainee: Trainee) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainee.sae.parameters()])
+
+
+def test_after_200_steps_the_loss_is_that_of_dense_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "low_precision_pays", lambda: True)
+    losses = trained("topk", 200)[1]
+    with dense_only():
+        expected = trained("topk", 200)[1]
+    late, reference = sum(losses[-20:]), sum(expected[-20:])
+    assert abs(late - reference) < 0.01 * reference and late < 0.7 * sum(losses[:20])
+    assert losses[:5] == pytest.approx(expected[:5], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "options"), [("topk", {}), ("multiscale", {"placement": "input"}), ("matryoshka", {})]
+)
+def test_one_step_moves_every_weight_as_dense_arithmetic_does(preset: str, options: dict) -> None:
+    fast = trained(preset, 1, **options)[0]
+    with dense_only():
+        slow = trained(preset, 1, **options)[0]
+    torch.testing.assert_close(fast._grad_norm, slow._grad_norm, rtol=1e-5, atol=0)
+    # Adam's first step is lr times the gradient's sign: a gradient of rounding errors alone may differ.
+    assert ((weights(fast) - weights(slow)).abs() < 1e-5).float().mean() > 0.999
+
+
+def test_a_gradient_that_is_not_finite_stops_the_trainee_before_it_moves() -> None:
+    trainee = trained("topk", 1)[0]
+    before, bad = weights(trainee), batch(1)
+    bad.acts[2, 3, 4] = torch.nan
+    trainee.step(bad)
+    assert trainee.stopped is not None and "NaN" in trainee.stopped and torch.equal(weights(trainee), before)
+
+
+def test_a_feature_lies_side_by_side_in_memory_and_a_saved_one_trains_alike(tmp_path) -> None:
+    from chronosae.autoencoders import load
+
+    sae = build("topk", d_in=D_IN, d_sae=D_SAE, k=6)
+    assert sae.W_enc.T.is_contiguous()
+    sae.save(tmp_path)
+    x = torch.randn(200, D_IN)
+    assert torch.equal(load(tmp_path).encode(x).values, sae.encode(x).values)
