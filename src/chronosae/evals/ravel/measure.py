@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from jaxtyping import Bool, Int
@@ -80,23 +81,25 @@ def measure(bench: Workbench, data: AttributeSet, saes: Mapping[str, Autoencoder
     entity = torch.tensor([numbers[asked.entity] for asked in prompts.asked])
     raw = of_dimensions(prompts, acts)
 
-    def outcomes(interchange: Interchange, mask: Tensor | None) -> list[Outcome]:
-        return [
-            _outcome(bench, data.name, prompts, pairs, entity, interchange, attribute, mask, options)
-            for attribute in pairs.test
-        ]
+    # The whole activation and the raw dimensions are measured beside the autoencoders.
+    steps = count(1)
 
+    def outcomes(interchange: Interchange, mask: Tensor | None) -> list[Outcome]:
+        found = []
+        for attribute in pairs.test:
+            found.append(_outcome(bench, data.name, prompts, pairs, entity, interchange, attribute, mask, options))
+            bench.progress(f"{NAME} {data.name}, attributes", next(steps), (len(saes) + 2) * len(pairs.test))
+        return found
+
+    whole, dimensions = outcomes(raw, torch.ones(raw.width, dtype=torch.bool)), outcomes(raw, None)
     found: dict[str, list[Outcome] | None] = {}
-    for done, (name, sae) in enumerate(saes.items()):
-        bench.progress(f"{NAME} {data.name} masks", done, len(saes))
+    for name, sae in saes.items():
         if codes[name].values.isfinite().all():
             own = of_features(sae, prompts, codes[name], keep_error=options.protocol == "chronosae")
             found[name] = outcomes(own, None)
         else:
             found[name] = None
-    bench.progress(f"{NAME} {data.name} masks", len(saes), len(saes))
-    everything = torch.ones(raw.width, dtype=torch.bool)
-    return SetOutcome(data.name, pairs, prompts.rows.sha256(), outcomes(raw, everything), outcomes(raw, None), found)
+    return SetOutcome(data.name, pairs, prompts.rows.sha256(), whole, dimensions, found)
 
 
 def _outcome(

@@ -63,6 +63,7 @@ def _split(scores: Tensor, options: Sequence[tuple[str, ...]]) -> tuple[Tensor, 
 
 def make_pairs(bench: Workbench, data: AttributeSet, prompts: Prompts, options: RavelOptions) -> Pairs:
     """Pairs of entities within the training part and within the test part."""
+    bench.progress(f"{NAME} {data.name}, what the subject knows", 0, len(prompts.asked))
     known = known_prompts(bench, data, prompts)
     entities = data.entities
     order = torch.randperm(len(entities), generator=bench.generator(NAME, data.name, "entities")).tolist()
