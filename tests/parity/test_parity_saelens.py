@@ -57,12 +57,12 @@ def same(ours: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("kind", ["none", "dataset", "token"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"n_attn_layers": 2, "tied": False}, {"activation": {"kind": "relu"}, "l1_weight": 0.05}],
+    [{"k": 4}, {"k": 4, "n_attn_layers": 2, "tied": False}, {"activation": {"kind": "relu"}, "l1_weight": 0.05}],
     ids=["topk", "two_layers_untied", "relu"],
 )
 def test_a_tfa_we_trained_runs_in_saelens(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
     norm = Normalisation(kind=kind, factor=1.7 if kind == "dataset" else 1.0)
-    settings: dict[str, Any] = {"k": 4, "n_heads": 2, "bottleneck_factor": 4} | options
+    settings: dict[str, Any] = {"n_heads": 2, "bottleneck_factor": 4} | options
     sae = build("tfa", d_in=D, d_sae=F, normalisation=norm, **settings)
     member = Trainee("tfa", sae, "site", TrainingConfig(), steps=20, lr=1e-2, seed=0)
     mask, zeros = torch.ones(3, 11, dtype=torch.bool), torch.zeros(3, 11, dtype=torch.int64)

@@ -168,3 +168,13 @@ def test_a_damaged_neighbour_is_passed_over_for_the_run_before_it(tmp_path, file
     write_run(tmp_path / "run_0")
     assert previous_run(folder) == tmp_path / "run_0"
     assert "To `run_0`" in write_notes(folder).read_text()
+
+
+def test_evaluations_beside_core_have_a_table_of_their_own(tmp_path):
+    found = [sae(seed=s) for s in (0, 1)]
+    for entry, value in zip(found, (0.25, 0.35), strict=True):
+        entry["metrics"]["unlearning"] = {"unlearning_score": value}
+    text = write_notes(write_run(tmp_path / "run", {"topk": found[0], "topk@2": found[1]})).read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| unlearning |"))
+    assert "0.300" in row and "| evaluation | `topk` (n = 2) |" in text
+    assert "## Evaluations" not in write_notes(write_run(tmp_path / "plain")).read_text()

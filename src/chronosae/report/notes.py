@@ -12,7 +12,8 @@ from chronosae.report.compare import Row, comparison, needs_letters
 from chronosae.report.files import mapping, number, read_object
 from chronosae.report.markdown import bullets, code, escape, table
 from chronosae.report.runs import Run, SAEResult, read_run
-from chronosae.report.table import UNDEFINED, format_estimate
+from chronosae.report.significance import HEADLINES
+from chronosae.report.table import UNDEFINED, format_estimate, headlines, metric_cell
 from chronosae.report.verdict import verdict
 
 ABSENT = "(absent)"
@@ -86,6 +87,7 @@ def notes(run: Run, before: Run | None) -> str:
         bullets(verdict(run)),
         "## Results",
         _results(run),
+        *_evaluations(run),
         "## Training",
         _training(run),
         "## Flags",
@@ -147,6 +149,21 @@ def _results(run: Run) -> str:
         " fired on the evaluated tokens; n: seeds; `-`: undefined."
     )
     return "\n\n".join([table(header, map(cells, compared.rows), left=2), legend, *map(escape, compared.notes)])
+
+
+def _evaluations(run: Run) -> list[str]:
+    """The headline number of each evaluation beside core; nothing where there was none."""
+    compared = comparison([run])
+    found = headlines(compared.rows)
+    if not found:
+        return []
+    header = ["evaluation", *(f"{code(row.sae)} (n = {row.n})" for row in compared.rows)]
+    rows = ([HEADLINES[name], *(metric_cell(name, ".3f")(row) for row in compared.rows)] for name in found)
+    legend = (
+        "One number an evaluation, mean over seeds with the 95 % t-interval; ≈: not told apart from the first (paired"
+        " by seed, Holm over the table). Intervals over examples, all metrics and what each rests on: `evals/`."
+    )
+    return ["## Evaluations", table(header, rows), legend]
 
 
 def _training(run: Run) -> str:

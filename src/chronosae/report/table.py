@@ -37,7 +37,7 @@ def format_estimate(found: Estimate | None, spec: str, n: int) -> str:
     return text if found.n == n else f"{text} (n={found.n})"
 
 
-def _metric(name: str, spec: str) -> Callable[[Row], str]:
+def metric_cell(name: str, spec: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         text, tested = format_estimate(row.metrics.get(name), spec, row.n), row.differences.get(name)
         return f"{text} ≈" if tested is not None and tested.significant is False else text
@@ -69,14 +69,14 @@ def _columns(rows: Sequence[Row], footnotes: Sequence[str]) -> list[_Column]:
         _Column("k/→L0", _asked, 45),
         _Column("n", lambda row: str(row.n), 85, shared="n"),
         _Column("L0", l0, 100),
-        _Column("FVE", _metric("explained_variance", ".3f"), 100),
-        _Column("PCA", _metric("pca_explained_variance", ".3f"), 60),
-        _Column("CE rec.", _metric("ce_loss_score", ".3f"), 90),
-        _Column("KL rec.", _metric("kl_div_score", ".3f"), 50),
-        _Column("MSE", _metric("mse", ".3g"), 15),
-        _Column("cosine", _metric("cossim", ".3f"), 12),
-        _Column("alive", _metric("frac_alive", ".3f"), 55),
-        _Column("loss", _metric("final_loss", ".4g"), 10),
+        _Column("FVE", metric_cell("explained_variance", ".3f"), 100),
+        _Column("PCA", metric_cell("pca_explained_variance", ".3f"), 60),
+        _Column("CE rec.", metric_cell("ce_loss_score", ".3f"), 90),
+        _Column("KL rec.", metric_cell("kl_div_score", ".3f"), 50),
+        _Column("MSE", metric_cell("mse", ".3g"), 15),
+        _Column("cosine", metric_cell("cossim", ".3f"), 12),
+        _Column("alive", metric_cell("frac_alive", ".3f"), 55),
+        _Column("loss", metric_cell("final_loss", ".4g"), 10),
         _Column("flags", flags, 95),
     ]
 
@@ -110,7 +110,7 @@ def to_rich(compared: Comparison, width: int = 80) -> RenderableType:
 
 def _evaluations(rows: Sequence[Row]) -> list[RenderableType]:
     """The headline numbers of the evaluations beside core, one column an autoencoder: there may be many of both."""
-    found = [name for name in HEADLINES if "." in name and any(row.metrics.get(name) for row in rows)]
+    found = headlines(rows)
     if not found:
         return []
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -118,8 +118,13 @@ def _evaluations(rows: Sequence[Row]) -> list[RenderableType]:
     for title in ("evaluation", *(f"{row.run} {row.sae}" if several else row.sae for row in rows)):
         table.add_column(_plain(title), justify="left" if title == "evaluation" else "right", overflow="fold")
     for name in found:
-        table.add_row(HEADLINES[name], *(Text(_metric(name, ".3f")(row)) for row in rows))
+        table.add_row(HEADLINES[name], *(Text(metric_cell(name, ".3f")(row)) for row in rows))
     return [Text(""), table]
+
+
+def headlines(rows: Sequence[Row]) -> list[str]:
+    """Headline metrics of the evaluations beside core that any of `rows` has."""
+    return [name for name in HEADLINES if "." in name and any(row.metrics.get(name) for row in rows)]
 
 
 def print_table(compared: Comparison, console: Console | None = None) -> None:
