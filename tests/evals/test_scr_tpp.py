@@ -1,10 +1,13 @@
 """SCR and TPP: planted features must score, random and dead ones must not, and nothing leaks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scr_tpp_planted import ANIMALS, D_SAE, PlantedBench, animals, crossed, oracle, random_sae, sae_of
 
 from chronosae.autoencoders import Autoencoder, Codes
@@ -21,7 +24,7 @@ from chronosae.evals.scr_tpp.hub_pairs import TABLES, pair_name, read_pair
 from chronosae.evals.scr_tpp.measure import probes_of
 from chronosae.evals.scr_tpp.options import AblationOptions
 from chronosae.evals.scr_tpp.probes import Examples, Judge, Probes, fit_probes
-from chronosae.evals.scr_tpp.tasks import BIASED, FIRST, SECOND, crossed_and_biased, one_vs_rest
+from chronosae.evals.scr_tpp.tasks import BIASED, FIRST, SECOND, Tasks, crossed_and_biased, one_vs_rest
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.evaluation_pairs import PAIRS, paired_texts
@@ -326,10 +329,52 @@ def test_crossed_texts_hold_all_combinations_and_biased_ones_only_those_that_agr
 def test_negatives_come_evenly_from_the_other_classes() -> None:
     tasks = one_vs_rest(animals("train"), ANIMALS, 80, torch.Generator())
     everything = torch.ones(len(tasks.texts), dtype=torch.bool)
-    rows, positive = tasks.fit_rows(1, everything, torch.Generator().manual_seed(0))
+    n = tasks.fit_size(everything)
+    rows, positive = tasks.fit_rows(1, everything, n, torch.Generator().manual_seed(0))
     words = [tasks.texts[row].split()[2] for row in rows]
     assert {word: words.count(word) for word in ANIMALS} == dict.fromkeys(ANIMALS, 10) | {"dog": 40}
     assert [word == "dog" for word in words] == positive.tolist()
+
+
+def held_out_and_fitted(tasks: Tasks) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    held = tasks.held_out()
+    n = tasks.fit_size(~held)
+    return held, [tasks.fit_rows(task, ~held, n, torch.Generator()) for task in range(len(tasks))]
+
+
+@given(each=st.integers(20, 80), seed=st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_probes_have_as_many_examples_each_whatever_the_size_of_the_data(each: int, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    for tasks in (
+        crossed_and_biased(crossed("train", each), ("red", "north"), 4000, g),
+        one_vs_rest(animals("train", each), ANIMALS, 4000, g),
+    ):
+        held, drawn = held_out_and_fitted(tasks)
+        assert int(held.sum()) == pytest.approx(len(held) / 5, abs=4)
+        assert len({len(rows) for rows, _ in drawn}) == 1
+        for rows, positive in drawn:
+            assert len(rows) == len(set(rows.tolist())) == 2 * int(positive.sum()) and not held[rows].any()
+
+
+@pytest.mark.parametrize("each", range(26, 31))
+def test_scr_runs_on_any_number_of_texts(bench: PlantedBench, d_in: int, each: int) -> None:
+    LABELLED.register("planted/few", lambda part: crossed(part, each))
+    options = scr.ScrOptions(data=["planted/few"], **{**FAST, "probe_seeds": 1, "probe_epochs": 1})
+    assert scr.EVALUATION.run(options, bench, {"oracle": oracle(d_in)})["oracle"].metrics
+
+
+def test_texts_of_a_group_are_fitted_or_held_out_together() -> None:
+    data = crossed("train")
+    by_four = replace(data, groups=tuple(str(i // 4) for i in range(len(data))))  # one of each combination
+    by_stratum = replace(data, groups=tuple(f"{a}{b}" for a, b in zip(data.labels, data.second or (), strict=True)))
+    tasks = crossed_and_biased(by_four, ("red", "north"), 4000, torch.Generator())
+    held, drawn = held_out_and_fitted(tasks)
+    assert int(held.sum()) == pytest.approx(len(held) / 5, rel=0.3)
+    for rows, _ in drawn:
+        assert not set(tasks.groups[rows].tolist()) & set(tasks.groups[held].tolist())
+    held, _ = held_out_and_fitted(crossed_and_biased(by_stratum, ("red", "north"), 4000, torch.Generator()))
+    assert 0 < int(held.sum()) < len(held)
 
 
 def test_only_features_with_an_effect_are_chosen() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder
@@ -97,14 +97,18 @@ def probes_of(
     if options.protocol == "saebench":
         fitted, judge = torch.ones_like(held), Judge(test_acts, test.positive, test.weight)
     else:
-        weight = train.weight[:, held]
-        fitted = ~held
-        judge = Judge(train_acts[held], train.positive[:, held], weight / weight.sum(1, keepdim=True))
-    drawn = [train.fit_rows(task, fitted, generator) for task, generator in enumerate(generators)]
-    n = min(len(rows) for rows, _ in drawn)
-    assert all(len(rows) == n for rows, _ in drawn), "tasks of one data set have as many examples each"
+        fitted, positive = ~held, train.positive[:, held]
+        judge = Judge(train_acts[held], positive, _halved(train.weight[:, held], positive))
+    n = train.fit_size(fitted)
+    drawn = [train.fit_rows(task, fitted, n, generator) for task, generator in enumerate(generators)]
     examples = Examples(train_acts, torch.stack([rows for rows, _ in drawn]), torch.stack([sign for _, sign in drawn]))
     return fit_probes(examples, judge, options, generators)
+
+
+def _halved(weight: Float[Tensor, "tasks rows"], positive: Bool[Tensor, "tasks rows"]) -> Float[Tensor, "tasks rows"]:
+    """Weights in the same proportions on either side, of which each adds up to a half."""
+    yes, no = weight * positive, weight * ~positive
+    return (yes / yes.sum(1, keepdim=True) + no / no.sum(1, keepdim=True)) / 2
 
 
 def ablated_logits(

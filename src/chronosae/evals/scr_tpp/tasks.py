@@ -46,21 +46,37 @@ class Tasks:
         return torch.where(self.positive, 2.0, -2.0) * self.weight
 
     def held_out(self) -> Bool[Tensor, " rows"]:
-        """The texts that judge the epochs: one in `HELD_OUT` of each stratum."""
-        return self.turn % HELD_OUT == HELD_OUT - 1
+        """The texts that judge the epochs: one in `HELD_OUT` of each stratum, and all of their groups.
+
+        Where a stratum has too few groups for that, texts of a group are parted.
+        """
+        first = torch.full((int(self.groups.max()) + 1,), len(self.groups)).scatter_reduce(
+            0, self.groups, torch.arange(len(self.groups)), "amin"
+        )
+        held = _every_fifth(_number_within(self.strata[first]))[self.groups]
+        strata = self.strata.unique().unsqueeze(1) == self.strata
+        parted = (strata & held).any(1) & (strata & ~held).any(1)
+        return held if parted.all() else _every_fifth(self.turn)
+
+    def fit_size(self, rows: Bool[Tensor, " rows"]) -> int:
+        """Most texts among `rows` of either side that every task can be fitted on."""
+        among = rows & (self.weight > 0)
+        return int(torch.stack([among & self.positive, among & ~self.positive]).sum(-1).min())
 
     def fit_rows(
-        self, task: int, rows: Bool[Tensor, " rows"], generator: torch.Generator
-    ) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
-        """Texts among `rows` to fit one task on: all positive ones, and as many others, evenly from all strata."""
+        self, task: int, rows: Bool[Tensor, " rows"], n: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, " twice_n"], Bool[Tensor, " twice_n"]]:
+        """Texts among `rows` to fit one task on: `n` positive ones and `n` others, evenly from all strata."""
         among = rows & (self.weight[task] > 0)
         positive = (among & self.positive[task]).nonzero().squeeze(1)
         others = (among & ~self.positive[task]).nonzero().squeeze(1)
         others = others[torch.randperm(len(others), generator=generator)]
-        turn = _number_within(self.strata[others])
-        others = others[turn.argsort(stable=True)][: len(positive)]
-        chosen = torch.cat([positive, others])
+        chosen = torch.cat([self._evenly(positive, n).sort().values, self._evenly(others, n)])
         return chosen, self.positive[task][chosen]
+
+    def _evenly(self, rows: Int[Tensor, " some"], n: int) -> Int[Tensor, " n"]:
+        """The first of each stratum, the second of each, and so on."""
+        return rows[_number_within(self.strata[rows]).argsort(stable=True)][:n]
 
 
 def one_vs_rest(data: LabelledTexts, classes: tuple[str, ...], size: int, generator: torch.Generator) -> Tasks:
@@ -145,3 +161,7 @@ def _number_within(strata: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
         same = strata == stratum
         number[same] = torch.arange(int(same.sum()))
     return number
+
+
+def _every_fifth(turn: Int[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+    return turn % HELD_OUT == HELD_OUT - 1
