@@ -114,6 +114,22 @@ def test_one_sequence_has_no_interval() -> None:
     assert bootstrap(lambda counts: counts.sum(1), 1, seed=0) is None
 
 
+@pytest.mark.parametrize(("undefined", "share"), [(1, 0.001), (50, 0.05), (51, None), (1000, None)])
+def test_a_few_resamples_may_leave_a_metric_undefined_and_the_interval_says_so(
+    undefined: int, share: float | None
+) -> None:
+    found = torch.arange(1000, dtype=torch.float64)
+    found[:undefined:2], found[1:undefined:2] = torch.nan, torch.inf
+    interval = bootstrap(lambda counts: found, 3, seed=0)
+    if share is None:
+        assert interval is None
+        return
+    assert interval is not None and interval.undefined_share == pytest.approx(share)
+    assert interval.low == pytest.approx(undefined + 0.025 * (999 - undefined))
+    assert interval.high == pytest.approx(undefined + 0.975 * (999 - undefined))
+    assert interval.se == pytest.approx(float(found[undefined:].std()))
+
+
 @settings(max_examples=5)
 @given(seed=st.integers(0, 100))
 def test_intervals_hold_the_metric_and_repeat_with_the_seed(subject: Subject, batch: SequenceBatch, seed: int) -> None:

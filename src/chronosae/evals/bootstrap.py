@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 RESAMPLES = 1000
+# Where more of the resamples leave a metric undefined, those that don't are no picture of the whole.
+MOST_UNDEFINED = 0.05
 # Resamples times units held at once.
 CHUNK = 2**22
 
@@ -20,6 +22,8 @@ class Interval:
     low: float
     high: float
     n_units: int
+    undefined_share: float = 0.0
+    """Share of the resamples that leave the metric undefined; error and interval are over the others."""
 
 
 def bootstrap(
@@ -29,15 +33,18 @@ def bootstrap(
 ) -> Interval | None:
     """Interval of `statistic`, which maps how often each unit is drawn to the metric on that resample.
 
-    None with fewer than two units, or where the metric is undefined on some resample.
+    A resample where `statistic` isn't finite leaves the metric undefined. None with fewer than two units, or where more
+    than `MOST_UNDEFINED` of the resamples do.
     """
     if n_units < 2:
         return None
     values = torch.cat([statistic(counts) for counts in _draws(n_units, seed)])
-    if not values.isfinite().all():
+    defined = values[values.isfinite()]
+    undefined = (len(values) - len(defined)) / len(values)
+    if undefined > MOST_UNDEFINED:
         return None
-    low, high = values.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return Interval(se=float(values.std()), low=low, high=high, n_units=n_units)
+    low, high = defined.quantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return Interval(float(defined.std()), low, high, n_units, undefined_share=undefined)
 
 
 def _draws(n_units: int, seed: int) -> Iterator[Float[Tensor, "resamples units"]]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from chronosae.evals.bootstrap import MOST_UNDEFINED
+
 Number = float | int | None
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -14,13 +16,15 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class IntervalEntry(BaseModel):
     """Standard error and percentile interval of one metric."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     se: float
     low: float
     high: float
     n_units: int
     """How many documents, texts, facts ... were resampled."""
+    undefined_share: Annotated[float, Field(ge=0, le=MOST_UNDEFINED)] = 0.0
+    """Share of the resamples that leave the metric undefined; error and interval are over the others."""
 
 
 class Intervals(BaseModel):
