@@ -1,6 +1,7 @@
 """Unlearning: who can forget scores, who can't doesn't, and a subject that knows nothing is told so."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from chronosae.autoencoders import Autoencoder, build
 from chronosae.config import SourceConfig, SubjectConfig, UserError, load_config
 from chronosae.evals.envelope import Provenance
-from chronosae.evals.multiple_choice import clean_scores
+from chronosae.evals.multiple_choice import ORDERS, Asked, _chat_rows, ask_by_letters, clean_scores
 from chronosae.evals.output import write_result
 from chronosae.evals.preflight import Setting
 from chronosae.evals.registry import read_eval_options
@@ -177,6 +178,46 @@ def test_lettered_questions_must_be_right_in_every_order(bench: Workbench, monke
     assert known.which.tolist() == list(range(1, n))
     assert asked[0] == n and len(asked) == 24 and asked[-1] == n - 1
     assert known.right[0].item() == (first == 3)
+
+
+def test_questions_that_one_order_confuses_are_unknown_and_without_any_there_is_a_flag_and_no_number(
+    bench: Workbench, saes: dict[str, Autoencoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def scores(_bench, given, _what) -> Tensor:
+        """Right in the first order, wrong in the second."""
+        asked.append(len(given))
+        wanted = given.answers if len(asked) == 1 else (given.answers + 1) % 4
+        return torch.nn.functional.one_hot(wanted, 4).float()
+
+    monkeypatch.setattr("chronosae.evals.unlearning.knows.clean_scores", scores)
+    result = EVALUATION.run(OPTIONS.model_copy(update={"format": "letters"}), bench, {"dead": saes["dead"]})["dead"]
+    assert len(asked) == 2
+    assert set(result.metrics["unlearning"].values()) == {None} and not result.intervals
+    assert any(flag.startswith("no_known_question: none of those to be forgotten") for flag in result.flags)
+
+
+def test_a_question_must_fit_in_every_order(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = OPTIONS.model_copy(update={"format": "letters"})
+    bank = read_bank(bench, options)
+
+    def ask(bench, questions, topics, order, chat) -> Asked:
+        """The first question is cut in the last order."""
+        given = ask_by_letters(bench, questions, topics, order, chat)
+        fits = torch.tensor([order != ORDERS[-1] or q != bank.questions[0] for q in questions])
+        return replace(given, fits=fits)
+
+    module = "chronosae.evals.unlearning.knows"
+    monkeypatch.setattr(f"{module}.ask_by_letters", ask)
+    right = lambda _bench, given, _what: torch.nn.functional.one_hot(given.answers, 4).float()  # noqa: E731
+    monkeypatch.setattr(f"{module}.clean_scores", right)
+    assert find_known(bench, bank, options).which.tolist() == list(range(1, len(bank.questions)))
+
+
+def test_no_questions_are_no_rows(bench: Workbench) -> None:
+    assert len(bench.read([], 16)) == len(ask_by_letters(bench, [], [])) == len(_chat_rows(bench, [])) == 0
+    assert not list(bench.batches(bench.read([], 16), "none"))
 
 
 def test_a_setting_equals_the_same_edit_in_a_full_pass(bench: Workbench) -> None:

@@ -66,7 +66,7 @@ class Asked:
 
     def right(self, scores: Float[Tensor, "*settings rows width"]) -> Bool[Tensor, "*settings n"]:
         """Which questions are answered right: the best score is that of the right answer, and all are numbers."""
-        four = scores.reshape(*scores.shape[:-2], -1, 4)
+        four = scores.reshape(*scores.shape[:-2], len(self), 4)
         return (four.argmax(-1) == self.answers) & four.isfinite().all(-1)
 
     def sha256(self) -> str:
@@ -185,7 +185,7 @@ def _chat_rows(bench: Workbench, texts: Sequence[str]) -> TokenRows:
         tokens[i, : len(row)] = torch.tensor(row[:width])
         real[i, : len(row)] = True
     special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-    mask = token_mask(tokens, sorted(special), bench.exclude_special) & real
+    mask = token_mask(tokens, sorted(special), bench.exclude_special) & real if ids else real
     cut = torch.tensor([len(row) > limit for row in ids], dtype=torch.bool)
     return TokenRows(tokens, real, mask, torch.zeros(*tokens.shape, 2, dtype=torch.long), cut)
 

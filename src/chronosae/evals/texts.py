@@ -86,15 +86,17 @@ def token_rows(
             " give one with --set subject.tokenizer=FOLDER"
         )
     bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
+    encoded = {"input_ids": [], "offset_mapping": []}
+    if texts:  # a tokenizer can't read none
+        encoded = tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
     room = context - len(bos)
     ids = [bos + row[:room] for row in encoded["input_ids"]]
     spans = [[(0, 0)] * len(bos) + [tuple(pair) for pair in row[:room]] for row in encoded["offset_mapping"]]

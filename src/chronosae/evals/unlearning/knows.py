@@ -95,8 +95,10 @@ def find_known(bench: Workbench, bank: Bank, options: UnlearningOptions) -> Know
         # Read once and never again: not worth a place on the disk.
         passing = replace(bench, cache=ActivationCache(None))
         for order in ORDERS[1:]:
+            if not len(which):
+                break
             again = _ask(bench, bank, which, options, order)
-            which = which[again.right(clean_scores(passing, again, "questions in other orders"))]
+            which = which[again.right(clean_scores(passing, again, "questions in other orders")) & again.fits]
     per = 4 // asked.width
     rows = (which.unsqueeze(1) * per + torch.arange(per)).flatten()
     return Known(asked.some(which), scores[rows], which, right, int((~asked.fits).sum()), asked.sha256())

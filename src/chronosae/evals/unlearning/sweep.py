@@ -62,7 +62,7 @@ def sweep(
                     touched[name][i, part.index[rows]] = True
     per = 4 // asked.width
     return {
-        name: Answers(asked.right(found[name]), touched[name].view(len(tried[name]), -1, per).any(-1).sum(-1))
+        name: Answers(asked.right(found[name]), touched[name].view(len(tried[name]), len(asked), per).any(-1).sum(-1))
         for name in saes
     }
 
