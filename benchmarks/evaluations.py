@@ -4,8 +4,9 @@
 
 SAEBench 0.6.0 runs in a process of its own, in the environment that `make parity` makes; the two take turns. Both
 evaluate the same TopK autoencoder (d_sae 4,096, k 32, random weights) at the same site of the embedded language model:
-SAEBench on TransformerLens' copy of it and with its own TopK class, on the same texts. Each ratio is the median over
-rounds of (SAEBench's time / ours). Shape checks are off, also in SAEBench, which ships them on.
+SAEBench on TransformerLens' copy of it and with its own TopK class, on the same texts. Texts to probe have 20 to 100
+words, as in most of SAEBench's data sets; contexts are 128 tokens. Each ratio is the median over rounds of (SAEBench's
+time / ours). Shape checks are off, also in SAEBench, which ships them on.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder
 from chronosae.config import CoreEvalConfig, SubjectConfig
 from chronosae.evals import Workbench, evaluate_core, find_evaluation, read_eval_options
-from chronosae.evals.data import LABELLED
+from chronosae.evals.data import LABELLED, LabelledTexts
 from chronosae.subject import Subject
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,8 @@ SITE, LAYER, CONTEXT = "blocks.2.hook_resid_post", 2, 128
 D_SAE, K = 4096, 32
 SEQUENCES, BEHAVIOUR_SEQUENCES, PROMPTS = 128, 64, 16
 SPECIAL = {0, 1}
-DATA, TRAIN, TEST = "world/subject", 400, 100
+TEXTS, DATA, TRAIN, TEST = "world/subject", "benchmark/subject", 400, 100
+WORDS = range(20, 101)
 # The promise, for each.
 LIMIT = 2.0
 
@@ -57,6 +59,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     world.register()
     world.register_evaluation_data()
+    LABELLED.register(DATA, _short_texts)
     subject = Subject.load(SubjectConfig(model=str(world.model_folder()), device="cpu"), name="world")
     sae = build("topk", d_in=subject.info.d_model, d_sae=D_SAE, k=K).eval()
     if args.serve:
@@ -148,10 +151,17 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def _tokens(subject: Subject) -> Tensor:
     """Sequences of the world's text, BOS first, no padding."""
-    texts = " ".join(LABELLED.read(DATA, "train", "data").texts)
+    texts = " ".join(LABELLED.read(TEXTS, "train", "data").texts)
     ids = subject.tokenizer(texts, add_special_tokens=False)["input_ids"][: SEQUENCES * (CONTEXT - 1)]
     rows = torch.tensor(ids).view(SEQUENCES, CONTEXT - 1)
     return torch.cat([torch.full((SEQUENCES, 1), subject.tokenizer.bos_token_id), rows], 1)
+
+
+def _short_texts(split: str) -> LabelledTexts:
+    """The first words of each text, 20 for the first, 21 for the next ..."""
+    found = LABELLED.read(TEXTS, split, "data")
+    words = (text.split(" ")[: WORDS[i % len(WORDS)]] for i, text in enumerate(found.texts))
+    return LabelledTexts(DATA, tuple(map(" ".join, words)), found.labels)
 
 
 def _our_core(subject: Subject, sae: Autoencoder) -> Callable[[], Any]:

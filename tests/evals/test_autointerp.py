@@ -293,6 +293,7 @@ def test_preflight_tells_all_that_is_missing_at_once(monkeypatch: pytest.MonkeyP
         ({"api_key": "sk-secret-1234"}, "unknown key"),
         ({"max_cost": 1.0}, "price_in"),
         ({"buffer": 64}, "doesn't fit"),
+        ({"base_url": "http://api.example.com/v1"}, "unencrypted"),
     ],
 )
 def test_bad_options_are_one_line_that_never_shows_a_key(given: dict, says: str) -> None:

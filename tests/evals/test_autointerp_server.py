@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers.utils.import_utils import is_serve_available
 
 from chronosae import world
 from chronosae.config import UserError
+from chronosae.evals.acts_cache import ActivationCache
 from chronosae.evals.autointerp import EVALUATION
 from chronosae.evals.autointerp.answers import Answers
 from chronosae.evals.autointerp.endpoint import Answer, Endpoint, Refused, Stopped
@@ -130,6 +132,18 @@ def test_what_was_answered_once_is_never_asked_again(bench: Workbench, latents: 
             file.write_text("{damaged")
         run(bench, server, latents[:1], answers_dir=str(tmp_path))
         assert len(server.requests) == n + 4
+
+
+def test_answers_are_kept_in_the_run_not_with_the_passing_activations(
+    bench: Workbench, latents: list[int], tmp_path: Path
+) -> None:
+    own = replace(bench, cache=ActivationCache(tmp_path / "cache"), keep=tmp_path / "evals")
+    with ChatServer(rule_judge) as server:
+        run(own, server, latents)
+        n = len(server.requests)
+        shutil.rmtree(tmp_path / "cache")
+        run(own, server, latents)
+        assert len(server.requests) == n and list((tmp_path / "evals" / "autointerp" / "answers").rglob("*.json"))
 
 
 def test_an_interrupted_run_goes_on_where_it_was(bench: Workbench, latents: list[int], tmp_path: Path) -> None:
@@ -248,7 +262,7 @@ def test_a_few_refusals_are_flagged_and_nothing_but_refusals_is_an_error(bench: 
     with ChatServer(lambda *_: Reply("unknown field max_tokens", 400)) as server:
         with pytest.raises(UserError, match="refuses every request: HTTP 400 unknown field max_tokens"):
             run(bench, server, latents, concurrency=1)
-        assert len(server.requests) == 3
+        assert 3 <= len(server.requests) <= 4  # one more may be under way when the third refusal is noticed
 
 
 def test_options_decide_the_fields_that_are_sent(bench: Workbench, latents: list[int]) -> None:

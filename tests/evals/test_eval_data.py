@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from chronosae.config import UserError
+from chronosae.autoencoders import build
+from chronosae.config import SubjectConfig, UserError
+from chronosae.evals import Workbench, find_evaluation, read_eval_options
 from chronosae.evals.data import LABELLED, QUESTIONS, LabelledTexts
+from chronosae.subject import Subject
+from chronosae.world import model_folder
 from chronosae.world.evaluation_data import register
 
 register()
@@ -99,3 +103,17 @@ def test_balanced_rows_are_as_many_of_each_class() -> None:
     some = data.balanced(40, torch.Generator().manual_seed(0))
     assert sorted(some.labels) == ["a"] * 20 + ["b"] * 20
     assert some == data.balanced(40, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["sentence_polarity", "subjectivity"])
+def test_real_labelled_texts_can_be_probed_whole(name: str, shared: Path) -> None:
+    """A model that has only read of an invented world knows something of plots against opinions, little of polarity."""
+    folder = str(shared / "data" / "text_classification" / name)
+    train, test = (LABELLED.read(folder, part, "k") for part in ("train", "test"))
+    assert train.classes == test.classes and len(train) > len(test) >= 100
+    subject = Subject.load(SubjectConfig(model=str(model_folder()), device="cpu"), name="world")
+    sae = build("topk", d_in=subject.info.d_model, d_sae=64, k=8)
+    options = read_eval_options("sparse_probing", {"data": [folder], "k": [5], "train_rows": 80, "test_rows": 60})
+    found = find_evaluation("sparse_probing").run(options, Workbench(subject, "blocks.1.hook_resid_post"), {"s": sae})
+    accuracy = found["s"].flat["llm_test_accuracy"]
+    assert accuracy is not None and 0.4 < accuracy < 0.9

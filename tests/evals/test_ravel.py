@@ -148,7 +148,24 @@ def test_names_of_several_tokens_are_exchanged_whole_and_what_the_last_token_alo
     assert "site_does_not_mediate: sons/colour, sons/size" in last.flags
     assert set(last.metrics["ravel"].values()) == set(last.metrics["llm"].values()) == {None}
     assert last.metrics["whole"]["whole_activation_cause_score"] < 0.5
-    assert {row["attribute"] for row in last.details} == {"colour", "size"}
+    assert not last.details
+
+
+class Elsewhere(Planted):
+    """Its sizes are read where no exchange at the entity reaches."""
+
+    def run_with(self, tokens: Tensor, edits, attention_mask=None) -> Tensor:
+        edited, clean = super().run_with(tokens, edits), super().run_with(tokens, {})
+        sizes = [WORDS.index(word) for word in SIZES]
+        edited[..., sizes] = clean[..., sizes]
+        return edited
+
+
+def test_keeping_what_nothing_here_can_move_earns_nothing() -> None:
+    """One feature an entity exchanges everything; sizes stay because they are read elsewhere."""
+    found = EVALUATION.run(OPTIONS, Workbench(Elsewhere(), SITE), {"sae": one_feature_an_entity()})["sae"]
+    assert "site_does_not_mediate: planted/size" in found.flags
+    assert set(found.metrics["ravel"].values()) == {None}
 
 
 def test_names_of_different_length_are_no_pair_where_the_shorter_has_no_token_before_it() -> None:

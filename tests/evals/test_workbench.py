@@ -1,6 +1,7 @@
 """What every evaluation stands on: token rows, activations computed once, codes from whole contexts, pooling."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,3 +148,29 @@ def test_randomness_depends_on_its_labels_alone(bench: Workbench) -> None:
 
     assert draw("a", "b") == draw("a", "b") != draw("ab") != draw("a", "c")
     assert draw("a") != draw("a", seed=1)
+
+
+def parts(cache: ActivationCache, made: list[int]) -> Iterator[torch.Tensor]:
+    return cache.chunks({"a": 1}, 3, 12, lambda i: (made.append(i), torch.full((1,), float(i)))[1])
+
+
+def test_two_processes_at_the_same_data_leave_one_whole_copy(tmp_path: Path) -> None:
+    made: list[int] = []
+    first, second = parts(ActivationCache(tmp_path), made), parts(ActivationCache(tmp_path), made)
+    next(first), next(second)
+    assert [float(t) for t in second] == [1, 2] and [float(t) for t in first] == [1, 2]
+    assert made == [0, 0, 1, 2, 1, 2]
+    assert [float(t) for t in parts(ActivationCache(tmp_path), made)] == [0, 1, 2] and len(made) == 6
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_interrupted_pass_leaves_nothing_and_a_lost_chunk_is_computed_again(tmp_path: Path) -> None:
+    made: list[int] = []
+    begun = parts(ActivationCache(tmp_path), made)
+    next(begun)
+    begun.close()
+    assert not list(tmp_path.iterdir())
+    list(parts(ActivationCache(tmp_path), made))
+    next(tmp_path.glob("*/00001.safetensors")).write_bytes(b"damaged")
+    made.clear()
+    assert [float(t) for t in parts(ActivationCache(tmp_path), made)] == [0, 1, 2] and made == [1]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chronosae.cli import main
 from chronosae.config import load_config
@@ -15,6 +16,8 @@ from chronosae.pipeline.evaluate_run import evaluate_run, plan_job
 
 WriteConfig = Callable[..., Path]
 SMALL = {"k": [1, 5], "train_rows": 40, "test_rows": 20, "context": 16}
+
+TPP = [f"evals.tpp.{key}" for key in ("train_size=60", "test_size=40", "ns=[2]", "probe_seeds=1", "context=16")]
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_a_finished_run_is_evaluated_and_keeps_what_it_had(finished: Path, label
         assert sae["metrics"]["sparse_probing"] == found["chronosae"]["metrics"]
         assert found["chronosae"]["config"]["k"] == [1, 5]
         assert {f"sparse_probing.{flag}" for flag in found["chronosae"]["flags"]} <= set(sae["flags"])
-    assert not (finished / "evals" / "cache").exists()
+    assert not list((finished / "evals").glob("cache*"))
     assert "sparse_probing" in (finished / "notes.md").read_text()
     again = [finished / "evals" / "sparse_probing" / "topk_eval_results.json"]
     first = [json.loads(path.read_text())["eval_result_metrics"] for path in again]
@@ -127,6 +130,62 @@ def test_an_interrupted_call_keeps_the_results_it_had(
     assert "sparse_probing" in read(finished)["saes"]["topk"]["metrics"]
 
 
+def test_an_evaluation_that_breaks_loses_neither_the_others_nor_the_traceback(
+    finished: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = settings(labelled)[1::2]
+    evaluate_run(plan_job(finished, ["tpp", "sparse_probing"], [*overrides, *TPP]))
+    assert "tpp" in read(finished)["saes"]["topk"]["metrics"]
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(type(find_evaluation("tpp")), "run", broken)
+    info = evaluate_run(plan_job(finished, ["tpp", "sparse_probing"], overrides))
+    assert info == read(finished)
+    (flag,) = (flag for flag in info["flags"] if flag.startswith("not_evaluated: tpp"))
+    assert "RuntimeError: out of memory" in flag
+    assert "in broken" in (finished / "evals" / "tpp" / "error.txt").read_text()
+    assert "sparse_probing" in info["saes"]["topk"]["metrics"]
+    # What it had said before stays neither as a number nor as a flag nor as a file.
+    assert "tpp" not in info["saes"]["topk"]["metrics"] and not list((finished / "evals" / "tpp").glob("*.json"))
+    assert not any(flag.startswith("tpp.") for flag in info["saes"]["topk"]["flags"])
+    later = evaluate_run(plan_job(finished, ["sparse_probing"], overrides))
+    assert flag in later["flags"]  # another evaluation doesn't make up for it
+    assert not list((finished / "evals").glob("cache*"))
+
+
+def test_cores_flags_are_those_of_its_last_evaluation(finished: Path) -> None:
+    info = read(finished)
+    info["saes"]["topk"]["flags"] = ["worse_than_mean", "fewer_than_k_fire: L0 1", "tpp.disputed: x"]
+    info["flags"] = ["not_evaluated: blocks.1.hook_resid_post: no text", "not_evaluated: tpp at x: y"]
+    (finished / "final_info.json").write_text(json.dumps(info))
+    info = evaluate_run(plan_job(finished, ["core"]))
+    flags = info["saes"]["topk"]["flags"]
+    assert "worse_than_mean" not in flags and {"fewer_than_k_fire: L0 1", "tpp.disputed: x"} <= set(flags)
+    assert info["flags"] == ["not_evaluated: tpp at x: y"]
+
+
+def test_a_run_folder_cannot_say_where_text_and_keys_are_sent(
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's run folder names his own server and one of our secrets."""
+    monkeypatch.setenv("MY_SECRET", "a-secret-of-ours")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    run(load_config(write_config()), tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    theirs = {"base_url": "http://127.0.0.1:9", "model": "m", "key_env": "MY_SECRET", "data": str(tmp_path)}
+    cfg = yaml.safe_load(path.read_text())
+    cfg["evals"]["autointerp"] = theirs | {"n_latents": 7}
+    path.write_text(yaml.safe_dump(cfg))
+    (chosen,) = plan_job(tmp_path / "run", ["autointerp"]).chosen
+    assert (chosen.options.base_url, chosen.options.key_env, chosen.options.data) == (None, "OPENAI_API_KEY", "world")
+    assert chosen.options.n_latents == 7
+    mine = ["evals.autointerp.base_url=http://localhost:9", "evals.autointerp.key_env=null"]
+    (chosen,) = plan_job(tmp_path / "run", ["autointerp"], mine).chosen
+    assert chosen.options.base_url == "http://localhost:9" and chosen.options.data == "world"
+
+
 @pytest.mark.parametrize(
     ("extra", "says"),
     [
@@ -163,6 +222,7 @@ def test_evaluations_of_a_configuration_run_at_the_end_of_a_run(
     assert info == read(tmp_path / "out")
     own = {name: sae["metrics"]["sparse_probing"] for name, sae in info["saes"].items()}
     assert set(own) == {"topk", "relu_l1"} and all(0 <= m["sae_top_1_test_accuracy"] <= 1 for m in own.values())
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "complete"
     job = plan_job(tmp_path / "out", ["sparse_probing"])
     later = evaluate_run(job)
     assert {name: sae["metrics"]["sparse_probing"] for name, sae in later["saes"].items()} == own

@@ -60,7 +60,7 @@ def _file_name(name: str) -> str:
 @cli.command("eval")
 @click.argument("run_folder", metavar="RUN", type=FOLDER, required=False)
 @click.option("--evals", default="all", show_default=True, help="all, or names: core,sparse_probing,unlearning ...")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="--set evals.sparse_probing.ks=[1,5]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="--set evals.sparse_probing.k=[1,5]")
 @click.option("--sae", "saes", multiple=True, metavar="NAME", help="Only this autoencoder; may be repeated.")
 @click.option("--device", help="auto, cpu, cuda ...; the run's own when absent.")
 @click.option("--cache-dir", type=FOLDER, help="Keep activations here, for further evaluations of the same data.")

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -43,18 +45,26 @@ class ActivationCache:
         key = hashlib.sha256(json.dumps({"format": FORMAT, **parts}, sort_keys=True).encode()).hexdigest()
         folder = None if self.folder is None else self.folder / key
         if folder is not None and (folder / DONE).is_file():
-            yield from (_read(folder / _name(i)) for i in range(count))
+            for i in range(count):
+                kept = _read(folder / _name(i))
+                yield compute(i) if kept is None else kept
             return
         if folder is None or not self._fits(size):
             yield from (compute(i) for i in range(count))
             return
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        for i in range(count):
-            acts = compute(i)
-            save_file({"acts": acts.contiguous().cpu()}, folder / _name(i))
-            yield acts
-        (folder / DONE).write_text(json.dumps({"format": FORMAT, **parts}, indent=1, sort_keys=True), encoding="utf-8")
+        # Aside until it is whole: other processes may be at the same data.
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{key[:8]}-"))
+        try:
+            for i in range(count):
+                acts = compute(i)
+                save_file({"acts": acts.contiguous().cpu()}, aside / _name(i))
+                yield acts
+            facts = json.dumps({"format": FORMAT, **parts}, indent=1, sort_keys=True)
+            (aside / DONE).write_text(facts, encoding="utf-8")
+            with suppress(OSError):  # another process was first
+                aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     def _fits(self, size: int) -> bool:
         assert self.folder is not None
@@ -67,9 +77,13 @@ def _name(index: int) -> str:
     return f"{index:05d}.safetensors"
 
 
-def _read(path: Path) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor("acts")
+def _read(path: Path) -> Tensor | None:
+    """None where somebody has removed or damaged it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("acts")
+    except (OSError, SafetensorError):
+        return None
 
 
 def bytes_of(tokens: int, d_in: int, dtype: torch.dtype = torch.float32) -> int:

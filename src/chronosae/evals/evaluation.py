@@ -35,6 +35,10 @@ class Evaluation(ABC, Generic[OptionsT]):
     undefined: ClassVar[int | None] = None
     """What SAEBench's own fields hold where a metric is undefined: null, or -1 where its schema wants a number."""
 
+    outward: ClassVar[tuple[str, ...]] = ()
+    """Options that say what is sent where. `chronosae eval` takes them from its caller alone: the configuration in a
+    run's folder may be a stranger's."""
+
     @abstractmethod
     def preflight(self, options: OptionsT, setting: Setting) -> list[Missing]:
         """Everything that is missing, found without computing anything; empty when `run` can start."""

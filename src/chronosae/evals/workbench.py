@@ -4,10 +4,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor
 
+import chronosae
 from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import UserError
@@ -47,6 +50,8 @@ class Workbench:
     exclude_special: bool = True
     """The autoencoders were trained without special tokens and the first position (`activations.exclude_special`)."""
     progress: Progress = _silent
+    keep: Path | None = None
+    """Folder for what must outlive the call, such as answers that were paid for; None keeps nothing."""
 
     def generator(self, *labels: str) -> torch.Generator:
         """Randomness that depends on the seed and on `labels` (evaluation, data set, autoencoder) alone."""
@@ -106,7 +111,10 @@ class Workbench:
             "dtype": str(self.subject.dtype),
             "site": self.site,
             "rows": rows.showing(rows.real).sha256(),
+            "device": self.subject.device.type,
             "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "chronosae": chronosae.__version__,
         }
 
     def _batch(self, part: TokenRows, acts: Tensor) -> SequenceBatch:

@@ -1,13 +1,13 @@
 """`chronosae eval`: evaluate the autoencoders of a finished run, again or for the first time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chronosae.autoencoders import load
 from chronosae.config import RunConfig, SubjectConfig, UserError, load_config
-from chronosae.evals import EvalResult, Provenance
+from chronosae.evals import Provenance
 from chronosae.evals.preflight import Missing
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate_core_of, provenance_of
@@ -15,6 +15,7 @@ from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, req
 from chronosae.pipeline.plan import PlannedSAE, planned_saes
 from chronosae.pipeline.prepare import register, resolve_subject
 from chronosae.pipeline.reporter import Reporter
+from chronosae.pipeline.summary import Summary
 from chronosae.report import write_notes
 from chronosae.subject import Subject, SubjectInfo, inspect_subject
 
@@ -71,7 +72,8 @@ def plan_job(
         raise UserError(f"{folder}: holds no trained autoencoder")
     subject = resolve_subject(cfg.subject)
     info = inspect_subject(subject)
-    chosen = choose(cfg, [name for name in names if name != "core"])
+    said = [override.partition("=")[0] for override in overrides]
+    chosen = choose(cfg, [name for name in names if name != "core"], said)
     d_sae = {name: int(sae.options.d_sae) for name, sae in planned.items()}
     lacking = missing(chosen, cfg, info, folder, d_sae)
     return Job(folder, cfg, subject, info, planned, "core" in names, chosen, lacking)
@@ -104,14 +106,15 @@ def evaluate_run(
             f"{job.folder}: was trained on other weights or another tokenizer than {job.cfg.subject.model} holds now"
         )
     saes = {name: load(job.folder / "saes" / name, subject.device) for name in job.planned}
-    info["flags"] = [flag for flag in info["flags"] if not flag.startswith("not_evaluated")]
+    total = Summary(info, job.folder)
+    again = [f"{one.name} at " for one in chosen] + ([sae.site for sae in job.planned.values()] if job.core else [])
+    total.forget(tuple(f"not_evaluated: {what}" for what in again))
     if job.core:
         results, raised = evaluate_core_of(job.cfg, job.planned, subject, saes, job.folder, reporter)
-        info["flags"] += raised
-        for name, core in results.items():
-            info["saes"][name]["metrics"]["core"] = core.metrics.model_dump()
+        total.keep_core(results)
+        total.flag(raised)
     sites = list(by_site(saes, {name: sae.site for name, sae in job.planned.items()}))
-    info["flags"] += run_evaluations(
+    raised = run_evaluations(
         chosen,
         job.cfg,
         subject,
@@ -119,26 +122,12 @@ def evaluate_run(
         job.folder,
         lambda name: _provenance(job, subject, name),
         reporter,
-        keeping(info, job.folder),
+        total,
         cache_dir,
     )
-    files.write_json(job.folder / files.FINAL, info)
+    total.flag(raised)
     write_notes(job.folder)
     return info
-
-
-def keeping(info: dict[str, Any], folder: Path) -> Callable[[str, Mapping[str, EvalResult]], None]:
-    """What puts an evaluation's results into `info` and brings `final_info.json` in `folder` up to date."""
-
-    def keep(evaluation: str, results: Mapping[str, EvalResult]) -> None:
-        for name, result in results.items():
-            entry = info["saes"][name]
-            entry["metrics"][evaluation] = result.flat
-            kept = [flag for flag in entry["flags"] if not flag.startswith(f"{evaluation}.")]
-            entry["flags"] = [*kept, *(f"{evaluation}.{flag}" for flag in result.flags)]
-        files.write_json(folder / files.FINAL, info)
-
-    return keep
 
 
 def _provenance(job: Job, subject: Subject, name: str) -> Provenance:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import tempfile
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +14,13 @@ from typing import Any
 from chronosae import world
 from chronosae.autoencoders import Autoencoder
 from chronosae.config import RunConfig, UserError
-from chronosae.evals import EvalResult, Evaluation, Provenance, Workbench, write_result
+from chronosae.evals import Evaluation, Provenance, Workbench, write_result
 from chronosae.evals.acts_cache import ActivationCache
 from chronosae.evals.evaluation import EvalOptions
 from chronosae.evals.preflight import Missing, Setting
 from chronosae.evals.registry import evaluation_names, find_evaluation, read_eval_options
 from chronosae.pipeline.reporter import Reporter
+from chronosae.pipeline.summary import Summary
 from chronosae.subject import Subject, SubjectInfo
 
 LEAST_DISK = 2**30
@@ -37,15 +40,28 @@ class Chosen:
         return self.evaluation.name
 
 
-def choose(cfg: RunConfig, names: Sequence[str] | None = None) -> list[Chosen]:
+def choose(cfg: RunConfig, names: Sequence[str] | None = None, said: Sequence[str] | None = None) -> list[Chosen]:
     """The evaluations called `names` (absent: those that `cfg` asks for), with the options that `cfg` gives them.
+
+    Arguments:
+        said: keys (`evals.autointerp.base_url`) that the caller gave himself, where `cfg` may be a stranger's: of
+            what says what is sent where (`Evaluation.outward`), `cfg` counts for these alone.
 
     Raises:
         UserError: an unknown name, an unknown key or a bad value.
     """
     given = {name: getattr(cfg.evals, name) for name in evaluation_names()}
+    if said is not None:
+        given = {name: _own(name, options, said) for name, options in given.items()}
     wanted = [name for name, options in given.items() if options is not None] if names is None else list(names)
     return [Chosen(find_evaluation(name), read_eval_options(name, given.get(name) or {})) for name in wanted]
+
+
+def _own(name: str, options: Mapping[str, Any] | None, said: Sequence[str]) -> dict[str, Any] | None:
+    if not options:
+        return None if options is None else {}
+    theirs = {key for key in find_evaluation(name).outward if f"evals.{name}.{key}" not in said}
+    return {key: value for key, value in options.items() if key not in theirs}
 
 
 def missing(
@@ -111,60 +127,86 @@ def run_evaluations(
     folder: Path,
     provenance: Callable[[str], Provenance],
     reporter: Reporter,
-    keep: Callable[[str, Mapping[str, EvalResult]], None],
+    summary: Summary,
     cache_dir: Path | None = None,
 ) -> list[str]:
     """Evaluate; returns a flag for every evaluation that couldn't be done at a site.
 
-    Each result is written as soon as it is there: what goes wrong later, or an interruption, loses nothing.
+    Each result is written as soon as it is there: what goes wrong later, or an interruption, loses nothing. An
+    evaluation that breaks leaves its traceback in `evals/NAME/error.txt`, and the next one begins.
 
     Arguments:
         folder: the run folder; results go to `evals/NAME/SAE_eval_results.json` in it.
         provenance: of each autoencoder by name.
-        keep: called with an evaluation's name and its results by autoencoder, once they are written.
-        cache_dir: where activations of data sets are kept; `evals/cache` in the run folder when absent.
+        summary: told of each evaluation's results once they are written, and of those that there aren't any more.
+        cache_dir: where activations of data sets are kept; a folder in the run's, gone afterwards, when absent.
     """
     world.register_evaluation_data()
-    flags: list[str] = []
-    cache = ActivationCache(cache_dir or folder / "evals" / "cache")
-    for site in sites:
-        for one in chosen:
-            with reporter.evaluation(f"{one.name} at {site.name}") as progress:
-                bench = Workbench(
-                    subject,
-                    site.name,
-                    seed=cfg.seed,
-                    cache=cache,
-                    prepend_bos=cfg.activations.prepend_bos,
-                    exclude_special=cfg.activations.exclude_special,
-                    progress=progress,
-                )
-                start = time.perf_counter()
-                try:
-                    found = one.evaluation.run(one.options, bench, site.saes)
-                except UserError as error:
-                    flags.append(f"not_evaluated: {one.name} at {site.name}: {error}")
-                    reporter.note(f"{one.name} at {site.name}: not evaluated: {error}")
-                    continue
-            seconds, eval_id = time.perf_counter() - start, str(uuid.uuid4())
-            found = {name: result if result.wall_seconds else result.after(seconds) for name, result in found.items()}
-            for name, result in found.items():
-                path = folder / "evals" / one.name / f"{name}_eval_results.json"
-                write_result(
-                    path,
-                    one.evaluation,
-                    name,
-                    site.saes[name],
-                    site.name,
-                    result,
-                    one.options,
-                    provenance(name),
-                    eval_id,
-                )
-            keep(one.name, found)
-    if cache_dir is None:
-        shutil.rmtree(folder / "evals" / "cache", ignore_errors=True)
-    return flags
+    home = folder / "evals"
+    home.mkdir(parents=True, exist_ok=True)
+    passing = None if cache_dir else Path(tempfile.mkdtemp(dir=home, prefix="cache-"))
+    try:
+        cache = ActivationCache(cache_dir or passing)
+        return [
+            flag
+            for site in sites
+            for one in chosen
+            if (flag := _evaluate(one, cfg, subject, site, home, provenance, reporter, summary, cache))
+        ]
+    finally:
+        if passing is not None:
+            shutil.rmtree(passing, ignore_errors=True)
+
+
+def _evaluate(
+    one: Chosen,
+    cfg: RunConfig,
+    subject: Subject,
+    site: Site,
+    home: Path,
+    provenance: Callable[[str], Provenance],
+    reporter: Reporter,
+    summary: Summary,
+    cache: ActivationCache,
+) -> str | None:
+    """One evaluation at one site; a flag where it couldn't be done."""
+    place, start = home / one.name, time.perf_counter()
+    try:
+        with reporter.evaluation(f"{one.name} at {site.name}") as progress:
+            bench = Workbench(
+                subject,
+                site.name,
+                seed=cfg.seed,
+                cache=cache,
+                prepend_bos=cfg.activations.prepend_bos,
+                exclude_special=cfg.activations.exclude_special,
+                progress=progress,
+                keep=home,
+            )
+            found = one.evaluation.run(one.options, bench, site.saes)
+    except Exception as error:
+        # Hours of training and the other evaluations must not be lost to whatever went wrong here.
+        said = str(error)
+        if not isinstance(error, UserError):
+            place.mkdir(exist_ok=True)
+            (place / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            said = f"{type(error).__name__}: {said.splitlines()[0] if said else ''} (see evals/{one.name}/error.txt)"
+        for name in site.saes:
+            (place / _file(name)).unlink(missing_ok=True)
+        summary.drop(one.name, site.saes)
+        reporter.note(f"{one.name} at {site.name}: not evaluated: {said}")
+        return f"not_evaluated: {one.name} at {site.name}: {said}"
+    seconds, eval_id = time.perf_counter() - start, str(uuid.uuid4())
+    found = {name: result if result.wall_seconds else result.after(seconds) for name, result in found.items()}
+    for name, result in found.items():
+        sae, origin = site.saes[name], provenance(name)
+        write_result(place / _file(name), one.evaluation, name, sae, site.name, result, one.options, origin, eval_id)
+    summary.keep(one.name, found)
+    return None
+
+
+def _file(name: str) -> str:
+    return f"{name}_eval_results.json"
 
 
 def all_names() -> list[str]:

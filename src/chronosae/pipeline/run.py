@@ -10,7 +10,6 @@ from chronosae.config import RunConfig, UserError, config_sha256, load_config, t
 from chronosae.evals import CoreResult
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate, provenance_of, text_name
-from chronosae.pipeline.evaluate_run import keeping
 from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, require, run_evaluations
 from chronosae.pipeline.interrupt import Interrupted, resume_command
 from chronosae.pipeline.plan import Plan
@@ -18,6 +17,7 @@ from chronosae.pipeline.prepare import Prepared, prepare
 from chronosae.pipeline.provenance import machine, now, versions
 from chronosae.pipeline.reporter import Reporter
 from chronosae.pipeline.results import last_metrics, run_flags, sae_entry
+from chronosae.pipeline.summary import Summary
 from chronosae.pipeline.train import TrainingStage
 from chronosae.report import write_notes
 from chronosae.subject import Subject
@@ -119,10 +119,15 @@ class _Run:
         info = self._final_info(results, flags)
         # What took hours is on disk before evaluations that may take hours begin.
         files.write_json(self.out_dir / files.FINAL, info)
-        self._evaluate_more(saes, info)
-        files.write_json(self.out_dir / files.FINAL, info)
-        write_notes(self.out_dir)
-        self._write_status("complete")
+        try:
+            self._evaluate_more(saes, info)
+        except BaseException:
+            self.reporter.note(f"training is complete; for the other evaluations: chronosae eval {self.out_dir}")
+            raise
+        finally:
+            files.write_json(self.out_dir / files.FINAL, info)
+            write_notes(self.out_dir)
+            self._write_status("complete")
         return info
 
     def _started(self) -> str:
@@ -174,7 +179,7 @@ class _Run:
             self.out_dir,
             lambda name: provenance_of(self.cfg, self.plan.tokens, self.subject, planned[name]),
             self.reporter,
-            keeping(info, self.out_dir),
+            Summary(info, self.out_dir),
         )
 
     def _save(self, saes: Mapping[str, Autoencoder]) -> None:

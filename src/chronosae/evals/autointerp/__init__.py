@@ -42,6 +42,7 @@ class Autointerp(Evaluation[AutointerpOptions]):
     summary = "a language model explains latents from examples and detects where they are active by its explanation"
     options = AutointerpOptions
     undefined = -1
+    outward = ("base_url", "key_env", "data", "subset", "split", "text_field", "answers_dir")
 
     def preflight(self, options: AutointerpOptions, setting: Setting) -> list[Missing]:
         return find_missing(options, setting)
@@ -88,7 +89,7 @@ def _judge(options: AutointerpOptions, bench: Workbench) -> Judge:
         retries=options.retries,
         backoff=options.backoff,
     )
-    folder = None if bench.cache.folder is None else bench.cache.folder / "answers"
+    folder = None if bench.keep is None else bench.keep / NAME / "answers"
     if options.answers_dir is not None:
         folder = Path(options.answers_dir).expanduser()
     return Judge(options, endpoint, Answers(folder, options.base_url), bench.seed)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from chronosae.config import SourceConfig
+from chronosae.evals.autointerp.endpoint import LOCAL
 from chronosae.evals.evaluation import EvalOptions
 
 Positive = Annotated[int, Field(gt=0)]
@@ -39,7 +40,7 @@ class AutointerpOptions(EvalOptions):
     max_cost: Price | None = None
     """Refuse to start above this estimate, and stop when it is spent; needs both prices."""
     answers_dir: str | None = None
-    """Folder of the answers kept; absent: beside the activations kept (none, where none are)."""
+    """Folder of the answers kept; absent: `evals/autointerp/answers` in the run's folder."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
     """Sent with each request; null sends none, for models that refuse it."""
     send_seed: bool = True
@@ -116,6 +117,10 @@ class AutointerpOptions(EvalOptions):
     def _belong_together(self) -> "AutointerpOptions":
         if self.max_cost is not None and (self.price_in is None or self.price_out is None):
             raise ValueError("max_cost needs price_in and price_out, the endpoint's prices of a million tokens")
+        if self.base_url is not None and self.key_env is not None:
+            parts = urlsplit(self.base_url)
+            if parts.scheme == "http" and parts.hostname not in LOCAL:
+                raise ValueError("base_url: a key would go unencrypted; take https, or key_env=null to send none")
         if self.window > self.context - 1:
             raise ValueError(f"buffer: an example of {self.window} tokens doesn't fit a context of {self.context}")
         return self

@@ -61,13 +61,15 @@ class SetOutcome:
     """None where codes hold NaN or Inf."""
 
     @property
-    def unmediated(self) -> tuple[str, ...]:
-        """Attributes that the subject reads elsewhere: exchanging whole activations moves too few answers."""
-        return tuple(outcome.attribute for outcome in self.whole if outcome.cause_score < MEDIATES)
+    def mediated(self) -> list[Outcome]:
+        """The whole activations' outcomes of the attributes that are measured."""
+        return [outcome for outcome in self.whole if outcome.attribute not in self.unmediated]
 
-    def judged(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """Those of attributes that something at this site and these tokens could move."""
-        return [outcome for outcome in outcomes if outcome.attribute not in self.unmediated]
+    @property
+    def unmediated(self) -> tuple[str, ...]:
+        """Attributes that the subject reads elsewhere: exchanging whole activations moves too few answers. Nothing
+        else is measured of them."""
+        return tuple(outcome.attribute for outcome in self.whole if outcome.cause_score < MEDIATES)
 
 
 def measure(bench: Workbench, data: AttributeSet, saes: Mapping[str, Autoencoder], options: RavelOptions) -> SetOutcome:
@@ -91,7 +93,13 @@ def measure(bench: Workbench, data: AttributeSet, saes: Mapping[str, Autoencoder
             bench.progress(f"{NAME} {data.name}, attributes", next(steps), (len(saes) + 2) * len(pairs.test))
         return found
 
-    whole, dimensions = outcomes(raw, torch.ones(raw.width, dtype=torch.bool)), outcomes(raw, None)
+    whole = outcomes(raw, torch.ones(raw.width, dtype=torch.bool))
+    # To keep what nothing here can move is no achievement: such attributes' pairs are neither chosen nor judged by.
+    mediated = [outcome.attribute for outcome in whole if outcome.cause_score >= MEDIATES]
+    pairs = pairs.of(mediated)
+    if len(mediated) < 2:
+        return SetOutcome(data.name, pairs, prompts.rows.sha256(), whole, [], {name: [] for name in saes})
+    dimensions = outcomes(raw, None)
     found: dict[str, list[Outcome] | None] = {}
     for name, sae in saes.items():
         if codes[name].values.isfinite().all():

@@ -44,6 +44,11 @@ class Pairs:
     known_share: dict[str, float]
     """Attribute -> share of its prompts that the subject answers right."""
 
+    def of(self, attributes: Sequence[str]) -> "Pairs":
+        """Those of some attributes."""
+        train, test = ({a: part[a] for a in attributes} for part in (self.train, self.test))
+        return Pairs(train, test, self.unknown, self.known_share)
+
 
 @torch.no_grad()
 def known_prompts(bench: Workbench, data: AttributeSet, prompts: Prompts) -> list[bool]:

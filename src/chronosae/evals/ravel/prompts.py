@@ -15,8 +15,8 @@ from chronosae.evals.texts import TokenRows
 from chronosae.evals.workbench import Workbench
 from chronosae.kernels import scatter_dense
 
-SEQUENCES = 128
-"""Sequences a forward pass."""
+SEQUENCES, LOGITS = 128, 2**28
+"""Sequences a forward pass, and numbers in its logits, at most."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,10 @@ def log_likelihood(
 ) -> Float[Tensor, " sequences"]:
     """Log-probability (nats, summed over tokens) of each answer after its prompt; gradients flow to `change`."""
     found = []
-    for start in range(0, len(which), SEQUENCES):
-        part = slice(start, start + SEQUENCES)
+    longest = prompts.rows.tokens.shape[1] + max(map(len, prompts.answers.values()), default=0)
+    at_once = max(1, min(SEQUENCES, LOGITS // (longest * bench.subject.vocab_size)))
+    for start in range(0, len(which), at_once):
+        part = slice(start, start + at_once)
         some = None if change is None else change.at(part)
         found.append(_log_likelihood(bench, prompts, which[part], answers[part], some))
     return torch.cat(found) if found else torch.zeros(0)

@@ -21,9 +21,8 @@ def report(
 ) -> EvalResult:
     """The result of autoencoder `name`; `seed` is of the resampling."""
     there = [(found, outcomes) for found in sets if (outcomes := found.saes[name])]
-    own = [found.judged(outcomes) for found, outcomes in there]
-    raw = [found.judged(found.raw) for found, _ in there]
-    whole = [found.whole for found, _ in there]
+    own, raw = [outcomes for _, outcomes in there], [found.raw for found, _ in there]
+    whole = [found.whole for found in sets]
     metrics: dict[str, dict[str, float | None]] = {}
     intervals: dict[str, Interval] = {}
     for category, prefix, outcomes in (("ravel", "", own), ("llm", "llm_", raw), ("whole", "whole_activation_", whole)):
@@ -37,7 +36,7 @@ def report(
         details=tuple(
             _row(found.data, *three)
             for found, outcomes in there
-            for three in zip(outcomes, found.raw, found.whole, strict=True)
+            for three in zip(outcomes, found.raw, found.mediated, strict=True)
         ),
         intervals=intervals,
         resampled="base entities",
