@@ -213,6 +213,34 @@ def test_a_run_whose_evaluation_lacks_data_stops_before_it_trains(
     assert gone in error and "evals.sparse_probing.data" in error and not (tmp_path / "out").exists()
 
 
+def test_damaged_data_are_told_before_training(
+    write_config: WriteConfig, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled.write_text(labelled.read_text() + '{"text": "no label"}\n')
+    config = write_config(evals={"sparse_probing": {"data": [str(labelled)], **SMALL}})
+    assert main(["run", str(config), "--out-dir", str(tmp_path / "out")]) == 2
+    assert f"{labelled.name}:301" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_the_recipe_for_gemma_names_each_missing_piece(
+    dry: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path(__file__).parents[2] / "configs" / "unlearning-gemma-2-2b-it.yaml"
+    code = main(["run", str(config), "--out-dir", str(tmp_path / "out"), *(["--dry-run"] if dry else [])])
+    told = capsys.readouterr()
+    assert code == (0 if dry else 2) and not (tmp_path / "out").exists()
+    pieces = (
+        "google/gemma-2-2b-it",
+        "bio-forget-corpus",
+        "wmdp-bio",
+        "cais/mmlu/human_aging",
+        "chat template",
+        "gated",
+    )
+    assert all(piece in (told.out if dry else told.err) for piece in pieces)
+
+
 def test_evaluations_of_a_configuration_run_at_the_end_of_a_run(
     write_config: WriteConfig, labelled: Path, tmp_path: Path
 ) -> None:

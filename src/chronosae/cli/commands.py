@@ -43,9 +43,12 @@ def run(
 
         quiet_libraries()
         from chronosae.pipeline import prepare
+        from chronosae.pipeline.evaluations import choose, missing, missing_lines
 
-        plan = prepare(cfg, dry=True).plan
-        click.echo(to_yaml(cfg) + "\n# plan\n" + "\n".join(f"#   {line}" for line in plan.lines()))
+        prepared = prepare(cfg, dry=True)
+        lacks = missing_lines(missing(choose(cfg), cfg, prepared.info, out_dir or Path(), {}))
+        lines = [*prepared.plan.lines(), *(f"missing: {line}" for line in lacks)]
+        click.echo(to_yaml(cfg) + "\n# plan\n" + "\n".join(f"#   {line}" for line in lines))
         return 0
     from chronosae.cli.display import run_with_display
 

@@ -107,8 +107,12 @@ def require(lacking: Mapping[str, Sequence[Missing]]) -> None:
         UserError: something is.
     """
     if lacking:
-        lines = {lack.line(): None for lacks in lacking.values() for lack in lacks}
-        raise UserError(f"{', '.join(lacking)} can't run: " + " | ".join(lines))
+        raise UserError(f"{', '.join(lacking)} can't run: " + " | ".join(missing_lines(lacking)))
+
+
+def missing_lines(lacking: Mapping[str, Sequence[Missing]]) -> list[str]:
+    """What is missing, each thing once."""
+    return list(dict.fromkeys(lack.line() for lacks in lacking.values() for lack in lacks))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from chronosae.config import RunConfig, UserError, config_sha256, load_config, t
 from chronosae.evals import CoreResult
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate, provenance_of, text_name
-from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, require, run_evaluations
+from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, missing_lines, require, run_evaluations
 from chronosae.pipeline.interrupt import Interrupted, resume_command
 from chronosae.pipeline.plan import Plan
 from chronosae.pipeline.prepare import Prepared, prepare
@@ -44,8 +44,8 @@ def run(
         Interrupted: stopped by a signal during training; `resume` continues bit-equally.
     """
     out_dir, reporter = Path(out_dir), reporter or Reporter()
-    prepared = prepare(cfg)
     chosen = choose(cfg)
+    prepared = _prepare(cfg, chosen, out_dir)
     widths = {sae.name: int(sae.options.d_sae) for sae in prepared.plan.saes}
     require(missing(chosen, cfg, prepared.info, out_dir, widths))
     continuing = files.claim(out_dir, resume=resume, overwrite=overwrite)
@@ -67,6 +67,15 @@ def run(
     if not continuing:
         files.clear(out_dir)
     return _Run(prepared, subject, chosen, out_dir, reporter, continuing).execute()
+
+
+def _prepare(cfg: RunConfig, chosen: Sequence[Chosen], out_dir: Path) -> Prepared:
+    """`prepare`, whose refusal also tells what the evaluations would lack: everything missing, at once."""
+    try:
+        return prepare(cfg)
+    except UserError as error:
+        lacks = missing_lines(missing(chosen, cfg, None, out_dir, {}))
+        raise UserError(" | ".join([str(error), *lacks])) from None
 
 
 def _require_same_config(cfg: RunConfig, out_dir: Path) -> None:

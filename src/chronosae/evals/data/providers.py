@@ -1,4 +1,4 @@
-"""Data of one kind by name: registered sets, local files, hub sets; and what is missing, without reading any."""
+"""Data of one kind by name: registered sets, local files, hub sets; and what is missing or damaged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,21 @@ class Providers(Generic[DataT]):
         return sorted([*self._registered, *self._hub])
 
     def missing(self, name: str, key: str) -> Missing | None:
-        """What is wrong with `name`, given under the configuration key `key`; None when it can be opened."""
+        """What is wrong with `name`, given under the configuration key `key`; None when it can be read.
+
+        Local data are read for it: they are small, and a damaged row should be told before hours of work.
+        """
+        unknown = self._unknown(name, key)
+        if unknown is not None or name in self._registered or name in self._hub:
+            return unknown
+        try:
+            for split in ("train", "test"):
+                self._read_local(Path(name).expanduser(), split)
+        except UserError as error:
+            return Missing(f"{self.kind} {name}", str(error), f"correct it, or give another with --set {key}=PATH")
+        return None
+
+    def _unknown(self, name: str, key: str) -> Missing | None:
         if name in self._registered:
             return None
         how = f"give a local path with --set {key}=PATH ({self.shape})"
@@ -59,7 +73,7 @@ class Providers(Generic[DataT]):
         Raises:
             UserError: `missing` would have said so, or the file is damaged; the row is named.
         """
-        missing = self.missing(name, key)
+        missing = self._unknown(name, key)
         if missing is not None:
             raise UserError(f"{key}: {missing.line()}")
         if name in self._registered:
