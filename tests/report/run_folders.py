@@ -121,5 +121,13 @@ def write_evaluation(folder: Path, name: str, densities: list[float], curve: dic
     write(path, {"eval_type_id": "core", "eval_result_details": details, "chronosae": block})
 
 
+def write_intervals(folder: Path, evaluation: str, name: str, **metrics: tuple[float, float]) -> None:
+    """evals/<evaluation>/<name>_eval_results.json with nothing but intervals over examples."""
+    path = folder / "evals" / evaluation / f"{name}_eval_results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {metric: {"se": 0.001, "low": low, "high": high, "n_units": 9} for metric, (low, high) in metrics.items()}
+    write(path, {"eval_type_id": evaluation, "chronosae": {"intervals": {"level": 0.95, "metrics": found}}})
+
+
 def write(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data), encoding="utf-8")

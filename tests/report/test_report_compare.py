@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from run_folders import sae, write_run
+from run_folders import sae, write_intervals, write_run
 from scipy import stats
 
 from chronosae.report import comparison, print_table, read_run, read_runs, to_csv, to_json
@@ -156,6 +156,27 @@ def test_undefined_metrics_are_dashes(tmp_path):
 def test_one_seed_is_labelled_and_shows_no_interval(tmp_path):
     text = shown(comparison([read_run(write_run(tmp_path / "r"))]), 200)
     assert "n 1" in text and "n=1: one seed" in text and "±" not in text
+
+
+def test_with_one_seed_intervals_over_examples_stand_below_the_table_and_in_the_json(tmp_path):
+    folder = write_run(
+        tmp_path / "r", {"topk": sae(), "two": sae("two"), "two@2": sae("two@2", 1), "bare": sae("bare")}
+    )
+    for name in ("topk", "two"):
+        write_intervals(folder, "core", name, explained_variance=(0.898, 0.902), mse=(0.01, 0.02))
+        write_intervals(folder, "unlearning", name, unlearning_score=(0.1, 0.4))
+    compared = comparison([read_run(folder)])
+    told = [note for note in compared.notes if "over examples" in note]
+    assert told == ["topk: 95% intervals over examples, not over seeds: FVE 0.898 to 0.902, unlearning 0.100 to 0.400."]
+    assert told[0] in shown(compared, 200) and "±" in shown(compared, 200)  # of the row with two seeds
+    rows = {row["sae"]: row for row in json.loads(to_json(compared))["rows"]}
+    assert rows["topk"]["over_examples"] == {
+        "explained_variance": {"low": 0.898, "high": 0.902},
+        "mse": {"low": 0.01, "high": 0.02},
+        "unlearning.unlearning_score": {"low": 0.1, "high": 0.4},
+    }
+    assert rows["two"]["over_examples"] == {} == rows["bare"]["over_examples"]
+    assert rows["topk"]["metrics"]["explained_variance"]["low"] is None
 
 
 def test_markup_and_control_characters_in_names_are_shown_not_obeyed(tmp_path):

@@ -1,7 +1,7 @@
 """notes.md: the difference to the run before, the verdict by its rules, and text that stays text."""
 
 import pytest
-from run_folders import sae, write_interrupted, write_run, write_training
+from run_folders import sae, write_interrupted, write_intervals, write_run, write_training
 
 from chronosae.config import UserError
 from chronosae.evals.core_result import FLAGS
@@ -178,3 +178,9 @@ def test_evaluations_beside_core_have_a_table_of_their_own(tmp_path):
     (row,) = (line for line in text.splitlines() if line.startswith("| unlearning |"))
     assert "0.300" in row and "| evaluation | `topk` (n = 2) |" in text
     assert "## Evaluations" not in write_notes(write_run(tmp_path / "plain")).read_text()
+
+
+def test_notes_of_one_seed_tell_the_intervals_over_examples(tmp_path):
+    folder = write_run(tmp_path / "run_0")
+    write_intervals(folder, "core", "topk", explained_variance=(0.898, 0.902))
+    assert "over examples, not over seeds: FVE 0.898 to 0.902" in write_notes(folder).read_text()

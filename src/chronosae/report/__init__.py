@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chronosae.report.compare import Comparison, Row, comparison, to_csv, to_json
+    from chronosae.report.compare import Comparison, Row, comparison
+    from chronosae.report.export import to_csv, to_json
     from chronosae.report.figures import plot_comparison
     from chronosae.report.notes import previous_run, write_notes
     from chronosae.report.runs import Run, SAEResult, read_run, read_runs
@@ -24,8 +25,8 @@ _EXPORTS = {
     "print_table": "table",
     "read_run": "runs",
     "read_runs": "runs",
-    "to_csv": "compare",
-    "to_json": "compare",
+    "to_csv": "export",
+    "to_json": "export",
     "to_rich": "table",
     "write_notes": "notes",
 }

@@ -1,11 +1,8 @@
 """Runs side by side: one row for each run and autoencoder, repeats over seeds in one row."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from chronosae.config import UserError
 from chronosae.report import flags as flag_words
@@ -54,6 +51,8 @@ class Row:
     """Whether another row shares the letter; None when there is no other row to match, or no L0."""
     differences: Mapping[str, Difference]
     """To the baseline at the same subject and site, by headline metric; empty for the baseline itself."""
+    over_examples: Mapping[str, tuple[float, float]]
+    """With one seed, each metric's 95 % interval over resampled examples where an evaluation's file has it."""
 
     @property
     def n(self) -> int:
@@ -177,6 +176,7 @@ def _row(
         l0_group=group[2],
         l0_matched=matched,
         differences=differences,
+        over_examples=run.intervals(first.name) if len(members) == 1 else {},
     )
 
 
@@ -201,7 +201,8 @@ def _notes(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         )
     sizes = {row.n for row in rows}
     if 1 in sizes:
-        notes.append("n=1: one seed, so no interval; differences are exploratory.")
+        notes.append("n=1: one seed, so no interval over seeds; differences are exploratory.")
+    notes += _over_examples(rows, several=len(runs) > 1)
     if sizes - {1}:
         notes.append(f"± is the half width of the {LEVEL:.0%} t-interval of the mean over n seeds.")
     if any(row.n > found.n for row in rows for found in row.metrics.values() if found is not None):
@@ -217,6 +218,18 @@ def _notes(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
     return notes
 
 
+def _over_examples(rows: Sequence[Row], several: bool) -> list[str]:
+    """A line for each row of one seed: how sure its own headline numbers are, which says nothing of other seeds."""
+    lines = []
+    for row in rows:
+        found = {title: row.over_examples[name] for name, title in HEADLINES.items() if name in row.over_examples}
+        if found:
+            name = f"{row.run} {row.sae}" if several else row.sae
+            told = ", ".join(f"{title} {low:.3f} to {high:.3f}" for title, (low, high) in found.items())
+            lines.append(f"{name}: {LEVEL:.0%} intervals over examples, not over seeds: {told}.")
+    return lines
+
+
 def _differences(runs: Sequence[Run]) -> list[str]:
     """What makes numbers of different runs incomparable."""
     notes = []
@@ -225,74 +238,3 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     if len({json.dumps(run.info.get("corpus"), sort_keys=True) for run in runs}) > 1:
         notes.append("The runs read different text: FVE, CE and KL may differ for that reason alone.")
     return notes
-
-
-def to_json(compared: Comparison) -> str:
-    """The comparison as JSON: every core metric as mean, interval and values, undefined ones null; never NaN."""
-    rows = [_json_row(row) for row in compared.rows]
-    data = {"schema": 1, "level": LEVEL, "l0_tolerance": L0_TOLERANCE, "rows": rows, "notes": list(compared.notes)}
-    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def _json_row(row: Row) -> dict[str, Any]:
-    metrics = {
-        name: None
-        if found is None
-        else {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n, "values": list(found.values)}
-        for name, found in row.metrics.items()
-    }
-    differences = {
-        name: {
-            "baseline": one.baseline,
-            "mean": one.found.mean,
-            "low": one.found.low,
-            "high": one.found.high,
-            "n": one.found.n,
-            "p_holm": one.p,
-            "significant": one.significant,
-        }
-        for name, one in row.differences.items()
-    }
-    return {
-        **_head(row),
-        "seeds": list(row.seeds),
-        "metrics": metrics,
-        "differences": differences,
-        "flags": list(row.flags),
-    }
-
-
-def _head(row: Row) -> dict[str, Any]:
-    return {
-        "run": row.run,
-        "title": row.title,
-        "sae": row.sae,
-        "preset": row.preset,
-        "site": row.site,
-        "d_sae": row.d_sae,
-        "k": row.k,
-        "target_l0": row.target_l0,
-        "n": row.n,
-        "l0_group": row.l0_group,
-        "l0_matched": row.l0_matched,
-    }
-
-
-def to_csv(compared: Comparison) -> str:
-    """The comparison as CSV: `<metric>`, `<metric>_low`, `<metric>_high`, `<metric>_n`; undefined is empty."""
-    text = io.StringIO()
-    lines = [_csv_row(row) for row in compared.rows]
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["run"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
-def _csv_row(row: Row) -> dict[str, Any]:
-    line = {**_head(row), "seeds": " ".join(str(seed) for seed in row.seeds if seed is not None)}
-    for name, found in row.metrics.items():
-        line[name] = None if found is None else found.mean
-        line[f"{name}_low"] = None if found is None else found.low
-        line[f"{name}_high"] = None if found is None else found.high
-        line[f"{name}_n"] = 0 if found is None else found.n
-    return {**line, "flags": "; ".join(row.flags)}

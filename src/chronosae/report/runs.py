@@ -53,7 +53,7 @@ class CoreDetails:
     densities: tuple[float, ...]
     """Share of tokens on which each feature fires."""
     intervals: Mapping[str, tuple[float, float]]
-    """95 % bootstrap interval of a metric over held-out sequences."""
+    """95 % bootstrap interval of a metric over held-out documents."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,19 @@ class Run:
         """The evaluation file of one autoencoder; None when there is none."""
         path = self.folder / "evals" / "core" / f"{sae}_eval_results.json"
         return _details(read_object(path)) if path.is_file() else None
+
+    def intervals(self, sae: str) -> dict[str, tuple[float, float]]:
+        """95 % intervals over resampled examples from every evaluation's file, by metric as `SAEResult.metrics` names it.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        found: dict[str, tuple[float, float]] = {}
+        for path in sorted((self.folder / "evals").glob("*/*_eval_results.json")):
+            if path.name == f"{sae}_eval_results.json":
+                prefix = "" if path.parent.name == "core" else f"{path.parent.name}."
+                found |= {f"{prefix}{metric}": ends for metric, ends in _intervals(read_object(path)).items()}
+        return found
 
 
 def read_run(folder: Path | str, label: str | None = None) -> Run:
@@ -202,14 +215,18 @@ def _details(result: Mapping[str, Any]) -> CoreDetails:
     points = {int(k): share for k, value in curve.items() if k.isdecimal() and (share := number(value)) is not None}
     rows = result.get("eval_result_details")
     densities = [number(row.get("feature_density")) for row in rows or [] if isinstance(row, dict)]
-    intervals = {}
-    for metric, found in mapping(mapping(block.get("intervals")).get("metrics")).items():
-        low, high = number(mapping(found).get("low")), number(mapping(found).get("high"))
-        if low is not None and high is not None:
-            intervals[metric] = (low, high)
     return CoreDetails(
         pca_curve=dict(sorted(points.items())),
         # -1 is SAEBench's mark of an undefined number
         densities=tuple(density for density in densities if density is not None and density >= 0),
-        intervals=intervals,
+        intervals=_intervals(result),
     )
+
+
+def _intervals(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    found = {}
+    for metric, interval in mapping(mapping(mapping(result.get("chronosae")).get("intervals")).get("metrics")).items():
+        low, high = number(mapping(interval).get("low")), number(mapping(interval).get("high"))
+        if low is not None and high is not None:
+            found[metric] = (low, high)
+    return found
