@@ -180,7 +180,9 @@ def saes(width: int) -> dict[str, Autoencoder]:
         "topk": build("topk", d_in=width, d_sae=96, k=8),
         "chrono": build("chrono", d_in=width, d_sae=96, k=8),
         "dead": build("relu_l1", d_in=width, d_sae=96),
+        "broken": build("relu_l1", d_in=width, d_sae=96),
     }
+    torch.nn.init.constant_(made["broken"].b_enc[:3], torch.nan)
     torch.nn.init.constant_(made["dead"].b_enc, -1e6)
     return made
 
@@ -215,6 +217,11 @@ def test_features_of_random_weights_are_said_not_to_know_the_letters(results: di
 def test_a_dead_autoencoder_has_a_flag_and_no_score(results: dict) -> None:
     assert any(flag.startswith("never_fires") for flag in results["dead"].flags)
     assert set(results["dead"].metrics["mean"].values()) == {None} and results["dead"].details == ()
+
+
+def test_codes_that_are_not_finite_give_a_flag_and_no_score(results: dict) -> None:
+    assert any(flag.startswith("non_finite_codes") for flag in results["broken"].flags)
+    assert {value for values in results["broken"].metrics.values() for value in values.values()} == {None}
 
 
 def test_the_same_numbers_whatever_is_beside_it(results: dict, bench: Workbench) -> None:

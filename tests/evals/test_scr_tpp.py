@@ -384,6 +384,17 @@ def test_only_features_with_an_effect_are_chosen() -> None:
     assert not len(choose(torch.zeros(4), 2, "saebench"))
 
 
+@pytest.mark.parametrize("protocol", ["chronosae", "saebench"])
+def test_effects_that_are_no_numbers_are_no_effects(protocol: str) -> None:
+    effects = torch.tensor([torch.nan, 3.0, torch.inf, 2.0, torch.nan])
+    assert choose(effects, 5, protocol).tolist() == [1, 3]
+    assert (
+        choose(effects.index_fill(0, torch.tensor(3), -2.0), 5, protocol).tolist()
+        == [1, 3][: 1 + (protocol == "saebench")]
+    )
+    assert not len(choose(torch.full((4,), torch.nan), 2, protocol))
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

@@ -17,6 +17,7 @@ from chronosae.evals.absorption.reading import Read, read_prompts, read_words, w
 from chronosae.evals.absorption.scoring import (
     Known,
     find_splits,
+    finite_codes,
     intervals,
     know,
     number_units,
@@ -69,6 +70,8 @@ def _measured(report: Report, known: Known, read: Read, name: str, sae: Autoenco
     options, bench = report.options, report.bench
     if report.failed:
         return report.empty()
+    if not finite_codes(read, name):
+        return report.empty("non_finite_codes: codes at some word hold NaN or Inf")
     # Not by the autoencoder's name: the same one scores the same under any.
     splits = find_splits(read, name, len(known.f1), options, _generator(bench, options, "splits"))
     if splits is None:

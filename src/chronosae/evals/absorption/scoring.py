@@ -98,6 +98,12 @@ def know(read: Read, n_letters: int, options: AbsorptionOptions, g: torch.Genera
     return Known(probe, says, scores, (scores > options.min_probe_f1).nonzero().squeeze(1))
 
 
+def finite_codes(read: Read, name: str) -> bool:
+    """No code at any word is NaN or infinite."""
+    parts = (read.train, read.test, read.again)
+    return all(bool(part.codes[name].values.isfinite().all()) for part in parts)
+
+
 def find_splits(
     read: Read, name: str, n_letters: int, options: AbsorptionOptions, g: torch.Generator
 ) -> SparseProbes | None:

@@ -1,5 +1,6 @@
 """How much each feature contributes to a probe's decision, and which are chosen to be zeroed."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -27,7 +28,9 @@ def choose(effects: Float[Tensor, " d_sae"], n: int, protocol: Protocol) -> Int[
     """The `n` features of largest effect, fewer where fewer have one.
 
     Ours takes effects above 0 only. SAEBench counts all that aren't 0: where features of negative effect raise the
-    count above the number of positive ones, it goes on to features without effect.
+    count above the number of positive ones, it goes on to features without effect. Effects that are NaN or infinite,
+    those of broken codes, are never taken.
     """
-    has_effect = effects != 0 if protocol == "saebench" else effects > 0
-    return effects.topk(min(n, int(has_effect.sum()))).indices
+    finite = effects.isfinite()
+    has_effect = finite & (effects != 0 if protocol == "saebench" else effects > 0)
+    return effects.where(finite, -torch.inf).topk(min(n, int(has_effect.sum()))).indices
