@@ -125,6 +125,19 @@ def test_a_difference_over_seeds_is_paired_and_counts_when_its_interval_leaves_o
     assert ("leaves out zero" in pair) is clear and ("no difference is shown" in pair) is not clear
 
 
+@pytest.mark.parametrize(("n", "judged", "exploratory"), [(2, False, True), (3, True, True), (5, True, False)])
+def test_the_verdict_judges_no_two_seeds_and_calls_fewer_than_five_exploratory(tmp_path, n, judged, exploratory):
+    saes = {}
+    for i in range(n):
+        name = "" if i == 0 else f"@{i + 1}"
+        saes[f"topk{name}"] = sae(f"topk{name}", i, core={"explained_variance": 0.75})
+        saes[f"relu_l1{name}"] = sae("relu_l1", i, core={"explained_variance": 0.5})
+    found = sentences(tmp_path, saes)
+    (pair,) = [s for s in found if "points more" in s]
+    assert ("leaves out zero" in pair) is judged and ("2 seeds: too few" in pair) is not judged
+    assert ("Fewer than 5 seeds: differences are exploratory." in found) is exploratory
+
+
 def test_an_autoencoder_that_stopped_or_never_fires_enters_no_comparison(tmp_path):
     stopped = sae("relu_l1", flags=["stopped at step 3, batch 3: the loss is not finite; a lower lr may help"])
     found = sentences(tmp_path, {"topk": sae(), "relu_l1": stopped, "mute": sae("mute", flags=["never_fires"])})

@@ -55,6 +55,23 @@ def test_one_seed_is_never_called_significant_or_not(tmp_path: Path) -> None:
     assert not any("≈" in note for note in compared.notes)
 
 
+def test_two_seeds_are_no_test_even_where_both_differ_alike(tmp_path: Path) -> None:
+    compared = report.comparison(runs(tmp_path / "run", [0.75, 0.875], [0.5, 0.625]))
+    one = found(compared, "chrono", "explained_variance")
+    assert one.found.values == (0.25, 0.25) and one.p is None and one.significant is None
+
+
+@pytest.mark.parametrize(("n", "exploratory"), [(1, False), (2, True), (4, True), (5, False)])
+def test_differences_over_fewer_than_five_seeds_are_called_exploratory(
+    tmp_path: Path, n: int, exploratory: bool
+) -> None:
+    """One seed has a note of its own."""
+    base, better = [0.80, 0.82, 0.81, 0.79, 0.80], [0.83, 0.86, 0.83, 0.815, 0.84]
+    compared = report.comparison(runs(tmp_path / "run", better[:n], base[:n]))
+    assert any("pairs of seeds are exploratory" in note for note in compared.notes) is exploratory
+    assert any("n=1" in note and "exploratory" in note for note in compared.notes) is (n == 1)
+
+
 def test_the_baseline_can_be_named_and_must_exist(tmp_path: Path) -> None:
     read = runs(tmp_path / "run", [0.83, 0.86, 0.83, 0.815])
     compared = report.comparison(read, "chrono")

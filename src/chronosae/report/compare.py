@@ -8,7 +8,7 @@ from chronosae.config import UserError
 from chronosae.report import flags as flag_words
 from chronosae.report.files import mapping
 from chronosae.report.runs import Run, SAEResult
-from chronosae.report.significance import HEADLINES, Difference, difference, holm
+from chronosae.report.significance import ENOUGH_PAIRS, FEWEST_PAIRS, HEADLINES, Difference, difference, holm
 from chronosae.report.statistics import L0_TOLERANCE, LEVEL, Estimate, estimate, l0_groups
 
 # First in JSON and CSV, and the ones a table shows; every other core metric follows in alphabetical order.
@@ -213,6 +213,11 @@ def _notes(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
         notes.append(
             f"≈ after a number: no significant difference to {against} (paired t-test over seeds, Holm-corrected over"
             f" the {sum(one.p is not None for one in tests)} tests of the table, 5 %)."
+        )
+    if any(one.found.n < ENOUGH_PAIRS for row in rows if row.n > 1 for one in row.differences.values()):
+        notes.append(
+            f"Differences over fewer than {ENOUGH_PAIRS} pairs of seeds are exploratory; over fewer than {FEWEST_PAIRS}"
+            " they are not tested, and nothing marks them."
         )
     notes += _differences(runs)
     return notes

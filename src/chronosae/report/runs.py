@@ -87,7 +87,7 @@ class Run:
         return _details(read_object(path)) if path.is_file() else None
 
     def intervals(self, sae: str) -> dict[str, tuple[float, float]]:
-        """95 % intervals over resampled examples from every evaluation's file, by metric as `SAEResult.metrics` names it.
+        """95 % intervals over resampled examples from every evaluation's file, by metric as `SAEResult.metrics` has it.
 
         Raises:
             UserError: a file is damaged.

@@ -7,6 +7,11 @@ from dataclasses import dataclass, replace
 from chronosae.report.runs import SAEResult
 from chronosae.report.statistics import LEVEL, Estimate, estimate
 
+FEWEST_PAIRS = 3
+"""With fewer no test is made: two equal differences would have no spread, and p = 0."""
+ENOUGH_PAIRS = 5
+"""Differences over fewer are exploratory."""
+
 # One number an evaluation: the more are tested, the less any of them can show.
 HEADLINES: dict[str, str] = {
     "explained_variance": "FVE",
@@ -32,11 +37,11 @@ class Difference:
     baseline: str
     found: Estimate
     p: float | None
-    """Two-sided, of a paired t-test, Holm-corrected over the table; None with one pair of seeds."""
+    """Two-sided, of a paired t-test, Holm-corrected over the table; None with fewer than `FEWEST_PAIRS` of seeds."""
 
     @property
     def significant(self) -> bool | None:
-        """Whether p is below 5 %; None where one pair of seeds says nothing about chance."""
+        """Whether p is below 5 %; None where so few pairs of seeds say nothing about chance."""
         return None if self.p is None else self.p < 1 - LEVEL
 
 
@@ -53,7 +58,7 @@ def difference(metric: str, members: Sequence[SAEResult], baseline: Sequence[SAE
 
 def _p_value(values: Sequence[float]) -> float | None:
     n = len(values)
-    if n < 2:
+    if n < FEWEST_PAIRS:
         return None
     mean = math.fsum(values) / n
     spread = math.fsum((value - mean) ** 2 for value in values) / (n - 1)

@@ -4,8 +4,8 @@
 2. Every other one: share of the variance explained, active features, distance to as many principal components, loss
    recovered.
 3. Pairs at one site: compared when their L0 differ by at most 5 %, on the seeds both have; else called not comparable.
-   With two seeds or more, a difference counts when the 95 % t-interval of the paired differences leaves out zero.
-4. One seed: differences are exploratory, and said to be.
+   With three seeds or more, a difference counts when the 95 % t-interval of the paired differences leaves out zero.
+4. Fewer than five seeds: differences are exploratory, and said to be.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from chronosae.report import flags as flag_words
 from chronosae.report.compare import by_base
 from chronosae.report.markdown import code, escape
 from chronosae.report.runs import Run, SAEResult
+from chronosae.report.significance import ENOUGH_PAIRS, FEWEST_PAIRS
 from chronosae.report.statistics import estimate, l0_matched
 
 # Flags after which reconstruction says nothing.
@@ -35,6 +36,8 @@ def verdict(run: Run) -> list[str]:
             sentences.append(_pair(first, a, second, b))
     if all(len(members) == 1 for members in groups.values()):
         sentences.append("One seed: differences are exploratory.")
+    elif len(groups) > 1 and min(map(len, groups.values())) < ENOUGH_PAIRS:
+        sentences.append(f"Fewer than {ENOUGH_PAIRS} seeds: differences are exploratory.")
     return sentences
 
 
@@ -93,6 +96,8 @@ def _pair(first: str, a: Sequence[SAEResult], second: str, b: Sequence[SAEResult
     sentence += f" {code(behind)}"
     if found.low is None or found.high is None:
         return sentence + ", on one seed."
+    if found.n < FEWEST_PAIRS:
+        return f"{sentence}, on {_seeds(found.n)}: too few to tell it from chance."
     low, high = sorted((found.low * 100, found.high * 100) if points >= 0 else (-found.high * 100, -found.low * 100))
     clear = "which leaves out zero" if low > 0 else "which includes zero: no difference is shown"
     return f"{sentence} (95 % interval {low:.1f} to {high:.1f} over {_seeds(found.n)}, paired), {clear}."
