@@ -10,6 +10,7 @@ from chronosae.autoencoders import build
 from chronosae.config import SubjectConfig, UserError
 from chronosae.evals import Workbench, find_evaluation, read_eval_options
 from chronosae.evals.data import LABELLED, QUESTIONS, LabelledTexts
+from chronosae.evals.data.rows import in_split
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.evaluation_data import register
@@ -96,6 +97,18 @@ def test_the_world_has_labelled_texts_and_questions_whose_parts_share_no_text() 
     train, test = (LABELLED.read("world/subject", part, "k") for part in ("train", "test"))
     assert not set(train.texts) & set(test.texts)
     assert len(QUESTIONS.read("world/pathogens", "test", "k")) > 100
+
+
+def test_a_file_is_cut_between_groups_and_as_before_without_them(tmp_path: Path) -> None:
+    plain = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(400)]
+    grouped = [row | {"group": f"document {i // 8}"} for i, row in enumerate(plain)]
+    for name, rows in (("plain", plain), ("grouped", grouped)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train, test = (LABELLED.read(str(tmp_path / "grouped.jsonl"), part, "k") for part in ("train", "test"))
+    assert train.groups and test.groups and not set(train.groups) & set(test.groups)
+    assert len(train) + len(test) == 400 and 40 <= len(test) <= 120
+    test = LABELLED.read(str(tmp_path / "plain.jsonl"), "test", "k")
+    assert set(test.texts) == {row["text"] for row in plain if in_split(row["text"], "test")}
 
 
 def test_balanced_rows_are_as_many_of_each_class() -> None:

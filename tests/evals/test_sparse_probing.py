@@ -23,6 +23,7 @@ from chronosae.evals.sparse_probing import EVALUATION, SparseProbingOptions
 from chronosae.evals.sparse_probing.full_width import full_width_correct
 from chronosae.evals.sparse_probing.pools import text_vectors
 from chronosae.evals.sparse_probing.probing import FULL, Scores, probe, top
+from chronosae.evals.sparse_probing.reading import read_set
 from chronosae.evals.sparse_probing.selection import mean_differences, strongest
 from chronosae.evals.sparse_probing.tasks import Task, held_out_groups, make_tasks, one_against_the_rest
 from chronosae.evals.workbench import Workbench
@@ -332,6 +333,50 @@ def test_a_class_with_few_texts_is_left_out_and_one_class_is_an_error(bench: Wor
     assert any(flag.endswith("some: rare") for flag in result.flags)
     with pytest.raises(UserError, match="two classes"):
         run(bench, sae, data=[write("one", {"x": 30, "rare": 3})], k=[1])
+
+
+def labelled(folder: Path, parts: dict[str, list[dict]]) -> str:
+    folder.mkdir()
+    for split, rows in parts.items():
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(folder)
+
+
+def test_a_class_whose_training_texts_are_all_in_the_test_is_left_out(bench: Workbench, tmp_path: Path) -> None:
+    parts = {
+        split: [
+            {"text": f"{label} {'both' if label == 'copied' else split} {i}", "label": label}
+            for label in ("x", "y", "copied")
+            for i in range(24)
+        ]
+        for split in ("train", "test")
+    }
+    name = labelled(tmp_path / "copies", parts)
+    found = read_set(name, SparseProbingOptions(data=[name]), bench)
+    assert [task.name for task in found.tasks] == ["x", "y"] and all(len(task.train) for task in found.tasks)
+    assert found.flags == (f"classes_left_out: {name}: copied", f"train_texts_in_test: {name}: 24")
+    saebench = read_set(name, SparseProbingOptions(data=[name], protocol="saebench"), bench)
+    assert len(saebench.tasks) == 3
+
+
+def test_training_texts_of_a_document_that_is_tested_are_dropped_and_counted(bench: Workbench, tmp_path: Path) -> None:
+    documents = {"train": range(12), "test": range(10, 20)}  # 10 and 11 are in both
+    parts = {
+        split: [
+            {"text": f"{label} {split} {document} {i}", "label": label, "group": f"document {document}"}
+            for label in ("x", "y")
+            for document in of
+            for i in range(4)
+        ]
+        for split, of in documents.items()
+    }
+    name = labelled(tmp_path / "documents", parts)
+    sizes = {}
+    for protocol in ("chronosae", "saebench"):
+        found = read_set(name, SparseProbingOptions.model_validate({"data": [name], "protocol": protocol}), bench)
+        assert found.flags == (f"train_groups_in_test: {name}: 2",)
+        sizes[protocol] = len(found.train)
+    assert sizes == {"chronosae": 80, "saebench": 96}
 
 
 # SAEBench's hub sets, read from local copies of their shape.

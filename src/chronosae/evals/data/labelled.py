@@ -60,14 +60,14 @@ def read_labelled_file(path: Path, split: str) -> LabelledTexts:
     """A .jsonl file (or a folder of train.jsonl and test.jsonl) of rows with `text` and `label`.
 
     Optional: `start` and `end` (characters), `second_label`, `group`. A single file is cut into train and test by a
-    hash of its texts, one in five for the test.
+    hash, one in five for the test: of the group where a row has one, else of its text.
 
     Raises:
         UserError: a row is damaged, some rows have spans and others don't, or there are fewer than two labels.
     """
     file, whole = split_file(path, split)
     rows = [_row(row, where) for where, row in jsonl_rows(file)]
-    rows = rows if whole else [row for row in rows if in_split(row["text"], split)]
+    rows = rows if whole else [row for row in rows if in_split(row["text"] if row["group"] is None else row["group"], split)]
     if len({row["label"] for row in rows}) < 2:
         raise UserError(
             f"{file}: the {split} part has fewer than two labels in {len(rows)} rows; nothing to tell apart"

@@ -42,29 +42,34 @@ def read_set(name: str, options: SparseProbingOptions, bench: Workbench) -> Prob
     """Read, balance and tokenise `name`.
 
     Every class has as many texts as the rarest, at most half of `train_rows` and `test_rows`. Training texts that are
-    also in the test are left out, except by SAEBench's protocol.
+    also in the test, and those of a group that is, are left out first, except by SAEBench's protocol.
 
     Raises:
         UserError: the data can't be read, or fewer than two classes are left.
     """
     parts = {split: LABELLED.read(name, split, KEY) for split in ("train", "test")}
-    classes, flags = _classes(name, parts)
-    shared = set(parts["train"].texts) & set(parts["test"].texts)
-    if shared:
-        flags.append(f"train_texts_in_test: {name}: {len(shared)}")
-    out: set[str] = set() if options.protocol == "saebench" else shared
+    alone, shared = _without_shared(name, parts["train"], parts["test"])
+    if options.protocol != "saebench":
+        parts["train"] = alone
+    classes, left_out = _classes(name, parts)
     chosen = {}
     for split, part in parts.items():
-        kept = [
-            i
-            for i, (text, label) in enumerate(zip(part.texts, part.labels, strict=True))
-            if label in classes and (split == "test" or text not in out)
-        ]
+        kept = [i for i, label in enumerate(part.labels) if label in classes]
         most = options.rows[split] // 2 * len(classes)
         rarest = min(Counter(part.labels[i] for i in kept).values())
         n = min(most, rarest * len(classes))
         chosen[split] = part.rows(kept).balanced(n, bench.generator(NAME, name, split))
-    return _tokenised(name, classes, chosen["train"], chosen["test"], options, bench, tuple(flags))
+    return _tokenised(name, classes, chosen["train"], chosen["test"], options, bench, (*left_out, *shared))
+
+
+def _without_shared(name: str, train: LabelledTexts, test: LabelledTexts) -> tuple[LabelledTexts, list[str]]:
+    """The training texts that are not in the test, nor of a group that is, and flags about the others."""
+    texts, groups = set(train.texts) & set(test.texts), set(train.groups or ()) & set(test.groups or ())
+    flags = [f"train_texts_in_test: {name}: {len(texts)}"] if texts else []
+    flags += [f"train_groups_in_test: {name}: {len(groups)}"] if groups else []
+    of = train.groups or train.texts
+    kept = [i for i, text in enumerate(train.texts) if text not in texts and (not groups or of[i] not in groups)]
+    return train.rows(kept), flags
 
 
 def _classes(name: str, parts: dict[str, LabelledTexts]) -> tuple[list[str], list[str]]:
