@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench docs parity schemas setup clean
+.PHONY: demo test test-slow lint bench docs parity peers schemas setup clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,7 +60,17 @@ parity: .parity/.installed
 	  [open('.schemas/' + n.rsplit('/', 1)[1], 'wb').write(z.read(n)) for n in z.namelist() if n.endswith('.json') and 'eval_output_schema' in n]"
 	touch .schemas/.unpacked
 
+# The libraries that benchmarks/train_step.py compares with. dictionary-learning needs little of what it would bring.
+.peers/.installed:
+	$(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --quiet $(PIP_TORCH_FLAGS) torch==2.13.0
+	.peers/bin/python -m pip install --quiet eai-sparsify==1.3.3 sae-lens==6.54.12
+	.peers/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0
+	touch .peers/.installed
+
+peers: .peers/.installed
+
 schemas: $(STAMP) .schemas/.unpacked
 
 clean:
-	rm -rf $(VENV) .parity .schemas
+	rm -rf $(VENV) .parity .peers .schemas

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from chronosae.kernels import compiled_kernels, encode_topk, largest_positive
+from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk, largest_positive, scatter_dense
 from chronosae.kernels import sparse_encode as module
 from chronosae.kernels.compiled import loops_for
-from chronosae.kernels.low_precision import LEAST_TOKENS, ROUNDING, topk_of_product
+from chronosae.kernels.low_precision import LEAST_TOKENS, topk_of_product
+from chronosae.kernels.rounded import ROUNDING
 
 pytestmark = pytest.mark.skipif(not compiled_kernels(torch.empty(0)), reason="no compiler here")
 N, D, F = 130, 24, 700
@@ -106,3 +107,29 @@ def test_codes_depend_neither_on_the_batch_nor_on_the_number_of_threads() -> Non
     again = topk_of_product(loops, x, W, bias, 8, None)
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 300, 1300, N * F])
+def test_the_largest_of_a_whole_batch_are_bit_equal_to_computing_everything(count: int) -> None:
+    x, W, bias = case(9)
+    bias = bias - (8 if count == N * F else 0)  # few are positive where all are asked for
+    active = torch.arange(N) % 5 > 0
+    pre = torch.zeros(N, F)
+    values, indices = exact(x, W, bias, F)
+    pre.scatter_add_(1, indices, values).mul_(active.unsqueeze(1))
+    positive = pre[pre > 0].sort(descending=True).values
+    threshold = positive[min(count, len(positive)) - 1]
+    found = encode_threshold(x, W, bias, active, count=count)
+    again = encode_threshold(x, W, bias, active, threshold=float(threshold))
+    assert found is not None and again is not None and found[1] == again[1] == threshold
+    for (values, indices, _), _ in (found, again):
+        assert torch.equal(scatter_dense(indices, values, F), torch.where(pre >= threshold, pre, 0))
+        assert (indices.diff(dim=1) >= 0).all() and values.shape[1] == (pre >= threshold).sum(1).max()
+
+
+def test_a_threshold_that_leaves_too_many_codes_or_none_at_all() -> None:
+    x, W, bias = case(10)
+    found = encode_threshold(x, W, bias - 1e6, count=100)
+    assert found is not None and found[1] == math.inf and not found[0][0].any()
+    W[3, 3] = math.nan
+    assert encode_threshold(x, W, bias, count=100) is None, "every entry must be looked at"

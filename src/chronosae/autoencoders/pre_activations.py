@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from chronosae.autoencoders.codes import Codes, SparseCodes
 from chronosae.autoencoders.layout import zero_masked
 from chronosae.kernels import centred_rows
 
@@ -60,6 +61,15 @@ class LinearEncoder(NamedTuple):
     b_enc: Float[Tensor, " d_sae"]
     wanted: Int[Tensor, " m"] | None
     """Features whose pre-activations will be asked for."""
+
+    def codes(
+        self, chosen: tuple[Tensor, Tensor, Tensor | None], scale: Float[Tensor, "*tokens"] | None
+    ) -> "tuple[Deferred, Codes]":
+        """What a kernel chose (values, indices, and the pre-activations of `wanted`), one row a token."""
+        shape, (values, indices, known) = self.inputs.tokens, chosen
+        slots = values.shape[1]
+        codes = SparseCodes(values.view(*shape, slots), scale, indices.view(*shape, slots), len(self.b_enc))
+        return Deferred(self, None if known is None else known.view(*shape, known.shape[1])), codes
 
 
 class Deferred:

@@ -13,7 +13,7 @@ from chronosae.kernels.rows import some_rows
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
 from chronosae.kernels.slots import count_active
 from chronosae.kernels.sparse_decode import dense_decode, scatter_dense, sparse_decode
-from chronosae.kernels.sparse_encode import encode_topk, encode_topk_dense
+from chronosae.kernels.sparse_encode import encode_threshold, encode_topk, encode_topk_dense
 from chronosae.kernels.squared_error import squared_error, squared_error_dense
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "count_active",
     "dense_decode",
     "dense_only",
+    "encode_threshold",
     "encode_topk",
     "encode_topk_dense",
     "gradient_energy",

@@ -25,14 +25,9 @@ from torch import Tensor
 
 from chronosae.kernels.compiled import evenly, parallel
 from chronosae.kernels.memory import recycled
+from chronosae.kernels.rounded import TINY, Rounded, rounded_inputs, rounded_weights, summing_error
 from chronosae.kernels.select import group_count
 
-# Bound on the relative error of a float32 sum, for each term: two sums (2^-24 each), and then some.
-ROUNDING = 2.0**-22
-# Of computing norms.
-SAFETY = 1 + 2.0**-10
-# What flushing to zero may take away is far below this.
-TINY = 1e-30
 # Entries of a product that are in memory at once.
 CHUNK = 2**25
 # Fewer tokens don't pay for rounding all weights.
@@ -54,24 +49,21 @@ def topk_of_product(
     active: Bool[Tensor, " n"] | None,
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """Values and indices as `largest_positive` gives them, of the tokens that are active; float32 on the CPU."""
-    inputs, weights = _rounded_inputs(loops, x), _rounded_weights(loops, W, bias)
+    inputs, weights = rounded_inputs(loops, x), rounded_weights(loops, W, bias)
     out = torch.zeros(len(x), k, dtype=torch.int64), x.new_zeros(len(x), k), torch.zeros(len(x), dtype=torch.bool)
     task = _Task(loops, x, W, bias, k, out)
     rows = torch.arange(len(x)) if active is None else active.nonzero().squeeze(1)
     for part in rows.split(max(1, CHUNK // len(W))):
-        approx = recycled((len(part), len(W)), torch.bfloat16)
-        torch.mm(inputs.rows if len(part) == len(x) else inputs.rows[part], weights.rows.T, out=approx)
-        task.choose(approx.view(torch.int16), part, inputs, weights)
+        task.choose(product_bits(inputs, weights, part), part, inputs, weights)
     task.decide_in_full(rows[out[2][rows]], inputs, weights)
     return out[1], out[0]
 
 
-class _Rounded(NamedTuple):
-    """Rows in bfloat16, and bounds on their norms and on what rounding took, the bias included."""
-
-    rows: Tensor
-    norms: Tensor
-    errors: Tensor
+def product_bits(inputs: Rounded, weights: Rounded, rows: Int[Tensor, " r"]) -> Int[Tensor, "r f"]:
+    """Approximate pre-activations of some tokens, as the bits of bfloat16."""
+    approx = recycled((len(rows), len(weights.rows)), torch.bfloat16)
+    torch.mm(inputs.rows if len(rows) == len(inputs.rows) else inputs.rows[rows], weights.rows.T, out=approx)
+    return approx.view(torch.int16)
 
 
 class _Task(NamedTuple):
@@ -84,7 +76,7 @@ class _Task(NamedTuple):
     k: int
     out: tuple[Tensor, Tensor, Tensor]
 
-    def choose(self, approx: Tensor, rows: Tensor, inputs: _Rounded, weights: _Rounded) -> None:
+    def choose(self, approx: Tensor, rows: Tensor, inputs: Rounded, weights: Rounded) -> None:
         """Decide `rows` by the bits of approximate pre-activations."""
         worst = torch.stack([weights.norms.max(), weights.errors.max()])
         before = (approx, rows, self.x, inputs.norms, inputs.errors, self.W, weights.norms, weights.errors, worst)
@@ -92,9 +84,9 @@ class _Task(NamedTuple):
         groups = group_count(self.k, len(self.W))
         parallel(evenly(len(rows), 16), lambda a, b: self.loops.choose(*arrays, self.k, groups, a, b, out))
 
-    def decide_in_full(self, rows: Tensor, inputs: _Rounded, weights: _Rounded) -> None:
+    def decide_in_full(self, rows: Tensor, inputs: Rounded, weights: Rounded) -> None:
         """Decide `rows` by a product in float32, and those that remain by every exact pre-activation."""
-        inputs = inputs._replace(errors=_sums(inputs, self.x.shape[1]))
+        inputs = inputs._replace(errors=summing_error(inputs, self.x.shape[1]))
         weights = weights._replace(errors=torch.full_like(weights.errors, TINY))
         # Elsewhere torch may have been told to make float32 products out of bfloat16 ones.
         if torch.get_float32_matmul_precision() == "highest":
@@ -105,35 +97,3 @@ class _Task(NamedTuple):
         if len(rows):
             arrays, out = [t.numpy() for t in (rows, self.x, self.W, self.bias)], tuple(t.numpy() for t in self.out)
             parallel(evenly(len(rows)), lambda a, b: self.loops.scan(*arrays, self.k, a, b, out))
-
-
-def _sums(inputs: _Rounded, d_in: int) -> Tensor:
-    """The part of the inputs' error that summing in float32 makes."""
-    return inputs.norms * (ROUNDING * (d_in + 4)) + TINY
-
-
-def _rounded_inputs(loops: SimpleNamespace, x: Tensor) -> _Rounded:
-    # Two columns of ones: what the bias is multiplied by.
-    rows, norms, errors = _round(loops, x, torch.ones(len(x), 2, dtype=torch.bfloat16))
-    rounded = _Rounded(rows, torch.hypot(norms + errors, torch.ones(())) * SAFETY, errors * SAFETY)
-    return rounded._replace(errors=rounded.errors + _sums(rounded, x.shape[1]))
-
-
-def _rounded_weights(loops: SimpleNamespace, W: Tensor, bias: Tensor) -> _Rounded:
-    # The bias in two columns, the second for what the first loses; what both lose counts as lost.
-    high = bias.bfloat16()
-    low = (bias - high.float()).bfloat16()
-    rows, norms, errors = _round(loops, W, torch.stack([high, low], 1))
-    lost = bias - high.float() - low.float()
-    return _Rounded(rows, torch.hypot(norms, bias) * SAFETY, torch.hypot(errors, lost) * SAFETY + TINY)
-
-
-def _round(loops: SimpleNamespace, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """bfloat16 copies with `columns` beside them, norms of the rows, and of what the copies lack."""
-    n, d = rows.shape
-    copy = recycled((n, d + columns.shape[1]), torch.bfloat16)
-    norms, errors = torch.empty(n), torch.empty(n)
-    bits = rows.view(torch.int32).numpy().view("uint32"), copy.view(torch.int16).numpy().view("uint16")
-    arrays = rows.numpy(), *bits, columns.view(torch.int16).numpy().view("uint16")
-    parallel(evenly(n, 256), lambda a, b: loops.round_rows(*arrays, a, b, norms.numpy(), errors.numpy()))
-    return copy, norms, errors

@@ -15,6 +15,7 @@ from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays, to
 from chronosae.kernels.memory import recycled
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
 from chronosae.kernels.slots import by_feature, combine, weighted_rows
+from chronosae.kernels.threshold import above_threshold
 
 Chosen = tuple[Float[Tensor, "n k"], Int[Tensor, "n k"], Float[Tensor, "n m"] | None]
 
@@ -40,8 +41,9 @@ def encode_topk(
     """
     if loops_for(x, W, bias) is None:
         return encode_topk_dense(x, W, bias, k, active, centre, wanted)
-    x = x if centre is None else x.detach()
-    return _EncodeTopK.apply(x.contiguous(), W.contiguous(), bias, k, active, centre, wanted)  # pyright: ignore[reportReturnType]
+    x, W = (x if centre is None else x.detach()).contiguous(), W.contiguous()
+    values, indices = _choose(x.detach(), W.detach(), bias.detach(), k, active)
+    return _with_gradient(x, W, bias, active, centre, wanted, values, indices)
 
 
 def encode_topk_dense(
@@ -64,31 +66,73 @@ def encode_topk_dense(
     return at_slots(pre, indices, active), indices, None if wanted is None else pre[:, wanted]
 
 
-class _EncodeTopK(torch.autograd.Function):
+def encode_threshold(
+    x: Float[Tensor, "n d"],
+    W: Float[Tensor, "f d"],
+    bias: Float[Tensor, " f"],
+    active: Bool[Tensor, " n"] | None = None,
+    centre: Float[Tensor, " d"] | None = None,
+    wanted: Int[Tensor, " m"] | None = None,
+    *,
+    count: int | None = None,
+    threshold: float = 0.0,
+) -> tuple[Chosen, Float[Tensor, ""]] | None:
+    """The positive entries that reach `threshold`, or with `count` the count-th largest of all active tokens'.
+
+    Arguments and results are those of `encode_topk`, with as many slots as the fullest token needs; the threshold comes
+    with them. None where this can't be done without every entry: elsewhere than on a CPU with fast bfloat16 products,
+    for few tokens, or where the codes are not sparse.
+    """
+    loops = loops_for(x, W, bias)
+    if loops is None or x.dtype != torch.float32 or len(x) < LEAST_TOKENS or not low_precision_pays():
+        return None
+    x, W = (x if centre is None else x.detach()).contiguous(), W.contiguous()
+    found = above_threshold(loops, x.detach(), W.detach(), bias.detach(), active, count=count, threshold=threshold)
+    if found is None:
+        return None
+    return _with_gradient(x, W, bias, active, centre, wanted, found.values, found.indices), found.threshold
+
+
+def _with_gradient(
+    x: Tensor,
+    W: Tensor,
+    bias: Tensor,
+    active: Tensor | None,
+    centre: Tensor | None,
+    wanted: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+) -> Chosen:
+    values, known = _Chosen.apply(x, W, bias, active, centre, wanted, values, indices)  # pyright: ignore[reportGeneralTypeIssues]
+    return values, indices, known
+
+
+class _Chosen(torch.autograd.Function):
+    """Entries chosen already: what is left is their gradient."""
+
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         W: Tensor,
         bias: Tensor,
-        k: int,
         active: Tensor | None,
         centre: Tensor | None,
         wanted: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        values: Tensor,
+        indices: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
         h, W, bias = x.detach(), W.detach(), bias.detach()
-        values, indices = _choose(h, W, bias, k, active)
-        ctx.save_for_backward(h, W, indices, values.detach(), wanted, active)
-        ctx.mark_non_differentiable(indices)
+        ctx.save_for_backward(h, W, indices, values, wanted, active)
         ctx.set_materialize_grads(False)
         if wanted is None or not len(wanted):
-            return values, indices, None if wanted is None else h.new_zeros(len(h), 0)
+            return values.view_as(values), None if wanted is None else h.new_zeros(len(h), 0)
         known = recycled((len(h), len(wanted)), h.dtype)
-        return values, indices, torch.addmm(bias[wanted], h, W[wanted].T, out=known)
+        return values.view_as(values), torch.addmm(bias[wanted], h, W[wanted].T, out=known)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, _: None, grad_known: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor | None, grad_known: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         h, W, indices, values, wanted, active = ctx.saved_tensors
         grad = torch.zeros_like(values) if grad is None else grad.contiguous()
         grad_W, grad_bias = weighted_rows(by_feature(indices, values, len(W)), grad, h)
@@ -99,13 +143,13 @@ class _EncodeTopK(torch.autograd.Function):
             if grad_x is not None:
                 grad_x += grad_known @ W[wanted]
         grad_centre = None
-        if ctx.needs_input_grad[5]:
+        if ctx.needs_input_grad[4]:
             # The gradient of x summed over the active tokens, without computing it for each.
             total = grad_bias
             if grad_known is not None and active is not None:
                 total = total.index_add(0, wanted, -grad_known[~active].sum(0))
             grad_centre = -(total @ W)
-        return grad_x, grad_W, grad_bias, None, None, grad_centre, None
+        return grad_x, grad_W, grad_bias, None, grad_centre, None, None, None
 
 
 def _choose(x: Tensor, W: Tensor, bias: Tensor, k: int, active: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Activation functions: which pre-activations become codes, and with what value."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
-from chronosae.autoencoders.parts.selection import compact, select_topk, smallest_of_largest
+from chronosae.autoencoders.parts.selection import DENSE_SHARE, compact, select_topk, smallest_of_largest
 from chronosae.autoencoders.pre_activations import Deferred, LinearEncoder
-from chronosae.kernels import compiled_kernels, encode_topk
+from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk
 
 ACTIVATIONS: Registry["ActivationSpec"] = Registry("activation")
 
@@ -152,16 +152,12 @@ class _TopK(Activation):
     def encode(
         self, encoder: LinearEncoder, mask: Tensor | None, scale: Tensor | None, training: bool
     ) -> tuple[Deferred, Codes] | None:
-        inputs, W_enc, b_enc, wanted = encoder
         # Autocast asks for products in bfloat16, these are exact.
-        if torch.is_autocast_enabled(W_enc.device.type) or not compiled_kernels(W_enc, b_enc):
+        if torch.is_autocast_enabled(encoder.W_enc.device.type) or not compiled_kernels(encoder.W_enc, encoder.b_enc):
             return None
-        active = None if mask is None else mask.reshape(-1)
-        chosen = encode_topk(inputs.rows(), W_enc.T, b_enc, self.k, active, inputs.centre, wanted)
-        values, indices = (x.view(*inputs.tokens, self.k) for x in chosen[:2])
-        known = None if chosen[2] is None else chosen[2].view(*inputs.tokens, -1)
-        codes = SparseCodes(values=values, scale=scale, indices=indices, n_features=len(b_enc))
-        return Deferred(encoder, known), codes
+        inputs, active = encoder.inputs, None if mask is None else mask.reshape(-1)
+        weights = encoder.W_enc.T, encoder.b_enc
+        return encoder.codes(encode_topk(inputs.rows(), *weights, self.k, active, inputs.centre, encoder.wanted), scale)
 
 
 class _BatchTopK(Activation):
@@ -180,14 +176,35 @@ class _BatchTopK(Activation):
         keep = ~(pre.detach() < threshold) & ~(pre.detach() <= 0)
         return compact(pre, keep if mask is None else keep & mask.unsqueeze(-1), scale)
 
+    def encode(
+        self, encoder: LinearEncoder, mask: Tensor | None, scale: Tensor | None, training: bool
+    ) -> tuple[Deferred, Codes] | None:
+        if torch.is_autocast_enabled(encoder.W_enc.device.type) or not compiled_kernels(encoder.W_enc, encoder.b_enc):
+            return None
+        inputs, active = encoder.inputs, None if mask is None else mask.reshape(-1)
+        rows = inputs.rows()
+        which: dict[str, Any] = {"threshold": float(self.threshold)}
+        if training:
+            which = {"count": self.k * (len(rows) if active is None else int(active.sum()))}
+        weights = encoder.W_enc.T, encoder.b_enc
+        found = encode_threshold(rows, *weights, active, inputs.centre, encoder.wanted, **which)
+        if found is None or found[0][0].shape[1] > DENSE_SHARE * len(encoder.b_enc):
+            return None
+        if training:
+            self._remember(found[1])
+        return encoder.codes(found[0], scale)
+
     def _learn(self, pre: Tensor, mask: Tensor | None) -> Tensor:
         rows = pre.flatten(0, -2) if mask is None else pre[mask]
         smallest = smallest_of_largest(rows, self.k * rows.shape[0])
+        self._remember(smallest)
+        return smallest
+
+    def _remember(self, smallest: Tensor) -> None:
         share = torch.where(self.seen, self.momentum, 1.0)
         if torch.isfinite(smallest):
             self.threshold.lerp_(smallest.to(self.threshold.dtype), share)
             self.seen.fill_(True)
-        return smallest
 
     def rescale(self, factor: float) -> None:
         self.threshold.div_(factor)
