@@ -67,7 +67,7 @@ def read_labelled_file(path: Path, split: str) -> LabelledTexts:
     """
     file, whole = split_file(path, split)
     rows = [_row(row, where) for where, row in jsonl_rows(file)]
-    rows = rows if whole else [row for row in rows if in_split(row["text"] if row["group"] is None else row["group"], split)]
+    rows = rows if whole else [row for row in rows if in_split(_unit(row), split)]
     if len({row["label"] for row in rows}) < 2:
         raise UserError(
             f"{file}: the {split} part has fewer than two labels in {len(rows)} rows; nothing to tell apart"
@@ -88,6 +88,11 @@ def read_labelled_file(path: Path, split: str) -> LabelledTexts:
         column("second"),
         column("group"),
     )
+
+
+def _unit(row: dict[str, Any]) -> str:
+    """What a row shares with those that must be in the same part."""
+    return row["text"] if row["group"] is None else row["group"]
 
 
 def _row(row: dict[str, Any], where: str) -> dict[str, Any]:
