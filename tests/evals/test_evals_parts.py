@@ -1,21 +1,40 @@
 """Moments, PCA, features, intervals: each part by itself."""
 
 import itertools
+import math
 
 import pytest
 import torch
-from evals_tiny import evaluate, tiny_sae
+from evals_tiny import BATCH_DEPENDENT, evaluate, tiny_sae
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chronosae.activations.batch import SequenceBatch
 from chronosae.autoencoders import DenseCodes, SparseCodes
+from chronosae.evals import CoreMetrics
 from chronosae.evals import bootstrap as bootstrap_module
+from chronosae.evals.behaviour import CLEAN, MEAN, ZERO, BehaviourTotals
 from chronosae.evals.bootstrap import bootstrap
+from chronosae.evals.core_intervals import of_behaviour
 from chronosae.evals.features import FeatureCounts, max_cosine
 from chronosae.evals.moments import MomentSums
 from chronosae.evals.pca import PCALine
 from chronosae.subject import Subject
+
+# Batches' averages, the PCA line (fitted on what is drawn), counts over features, weights.
+WITHOUT_INTERVAL = BATCH_DEPENDENT | {
+    "pca_explained_variance",
+    "frac_alive",
+    "freq_over_1_percent",
+    "freq_over_10_percent",
+    "normalized_freq_over_1_percent",
+    "normalized_freq_over_10_percent",
+    "average_max_encoder_cosine_sim",
+    "average_max_decoder_cosine_sim",
+    "decoder_cosine_separation",
+    "decoder_welch_floor",
+    "n_tokens",
+}
 
 
 def _moments(x: torch.Tensor, sizes: list[int], documents: torch.Tensor | None = None):
@@ -135,12 +154,41 @@ def test_a_few_resamples_may_leave_a_metric_undefined_and_the_interval_says_so(
 def test_intervals_hold_the_metric_and_repeat_with_the_seed(subject: Subject, batch: SequenceBatch, seed: int) -> None:
     saes = {"sae": tiny_sae("relu_l1")}
     result, again = (evaluate(subject, saes, batch, seed=seed)["sae"] for _ in range(2))
-    assert set(result.intervals) == {"explained_variance", "l0", "ce_loss_score"}
+    # of so little text, more than one resample in twenty may be one that mean ablation doesn't harm
+    without = WITHOUT_INTERVAL | {"ce_loss_score_mean_ablation"}
+    assert set(result.intervals) - {"ce_loss_score_mean_ablation"} == set(CoreMetrics.model_fields) - without
     assert result.intervals == again.intervals
-    for name in ("l0", "ce_loss_score"):
-        interval = result.intervals[name]
-        assert interval.low < getattr(result.metrics, name) < interval.high
+    for name, interval in result.intervals.items():
         assert interval.se > 0 and interval.n_units == len(batch.doc_ids[batch.mask].unique())
+        if name != "explained_variance":  # each resample has its own mean, about which it varies less
+            assert interval.low < getattr(result.metrics, name) < interval.high
+
+
+@pytest.mark.parametrize("preset", ["topk", "relu_l1"])
+def test_a_resample_of_every_document_once_gives_every_metric_itself(
+    subject: Subject, batch: SequenceBatch, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    monkeypatch.setattr(bootstrap_module, "_draws", lambda n, seed: iter([torch.ones(2, n, dtype=torch.float64)]))
+    result = evaluate(subject, {"sae": tiny_sae(preset)}, batch)["sae"]
+    assert set(result.intervals) == set(CoreMetrics.model_fields) - WITHOUT_INTERVAL
+    for name, interval in result.intervals.items():
+        assert (interval.low, interval.high) == pytest.approx((getattr(result.metrics, name),) * 2, rel=1e-10)
+
+
+def test_a_resample_without_anything_to_compare_with_has_no_score() -> None:
+    """Zero ablation helps the second document, and mean ablation does nothing to the first."""
+    one = lambda *values: torch.tensor(values, dtype=torch.float64)  # noqa: E731
+    totals = BehaviourTotals(
+        ce={CLEAN: one(2, 2), ZERO: one(3, 1.5), MEAN: one(2, 4), "sae": one(2.5, 3)},
+        kl={ZERO: one(1, 1), MEAN: one(0, 1), "sae": one(0.5, 0.5)},
+        ce_count=torch.tensor([1, 1]),
+        kl_count=torch.tensor([1, 1]),
+    )
+    found = of_behaviour(totals, "sae")(one(2, 0, 0, 2, 1, 1).view(3, 2))
+    assert found["ce_loss_score"].tolist() == pytest.approx([0.5, math.nan, -2.0], nan_ok=True)
+    assert found["ce_loss_score_mean_ablation"].tolist() == pytest.approx([math.nan, 0.5, 0.25], nan_ok=True)
+    assert found["kl_div_score_mean_ablation"].tolist() == pytest.approx([math.nan, 0.5, 0.0], nan_ok=True)
+    assert found["ce_loss_with_sae"].tolist() == [2.5, 3.0, 2.75]
 
 
 def test_the_explained_variance_of_a_resample_is_about_the_resamples_own_mean(

@@ -1,6 +1,6 @@
 """Standard errors and 95 % intervals by resampling whole units (documents, facts, texts): within one, things depend."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +36,23 @@ def bootstrap(
     A resample where `statistic` isn't finite leaves the metric undefined. None with fewer than two units, or where more
     than `MOST_UNDEFINED` of the resamples do.
     """
+    return bootstraps(lambda counts: {"": statistic(counts)}, n_units, seed).get("")
+
+
+def bootstraps(
+    statistics: Callable[[Float[Tensor, "resamples units"]], Mapping[str, Float[Tensor, " resamples"]]],
+    n_units: int,
+    seed: int,
+) -> dict[str, Interval]:
+    """The interval of every metric that has one, as `bootstrap` gives them one by one, from the same draws."""
     if n_units < 2:
-        return None
-    values = torch.cat([statistic(counts) for counts in _draws(n_units, seed)])
+        return {}
+    parts = [statistics(counts) for counts in _draws(n_units, seed)]
+    found = {name: _interval(torch.cat([part[name] for part in parts]), n_units) for name in parts[0]}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _interval(values: Float[Tensor, " resamples"], n_units: int) -> Interval | None:
     defined = values[values.isfinite()]
     undefined = (len(values) - len(defined)) / len(values)
     if undefined > MOST_UNDEFINED:

@@ -17,7 +17,7 @@ from torch import Tensor
 from chronosae.activations.batch import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import CoreEvalConfig, UserError
-from chronosae.evals import behaviour, core_metrics
+from chronosae.evals import behaviour, core_intervals, core_metrics
 from chronosae.evals.by_position import PositionSums
 from chronosae.evals.core_result import CoreData, CoreMetrics, CoreResult
 from chronosae.evals.features import FeatureCounts, decoder_spread, feature_table
@@ -203,14 +203,13 @@ def _result(
     else:
         values = core_metrics.reconstruction_metrics(totals, moments, pca) | first.variants[name] | features.summary()
         values |= decoder_spread(sae)
-
         flags += core_metrics.reconstruction_flags(values)
         flags += ["negative_codes"] if first.counts[name].negative else []
         behaved, raised = core_metrics.behaviour_metrics(second, _key(name))
         flags += raised
         metrics = CoreMetrics.model_validate(values | behaved)
-        scored = second if metrics.ce_loss_score is not None else None
-        found = core_metrics.intervals(totals, moments, scored, _key(name), seed)
+        found = core_intervals.intervals(totals, moments, second, _key(name), seed)
+        found = {metric: interval for metric, interval in found.items() if metric in metrics.defined()}
     return CoreResult(
         metrics, tuple(flags), found, features, pca.curve(), data, seed, wall_seconds=0.0,
         evaluated_together=len(first.totals),

@@ -1,9 +1,8 @@
-"""From sums to the metrics, flags and intervals of one autoencoder. Formulas: `docs/evaluations/core.md`."""
+"""From sums to the metrics and flags of one autoencoder. Formulas: `docs/evaluations/core.md`."""
 
 import math
 
 from chronosae.evals.behaviour import CLEAN, MEAN, ZERO, BehaviourTotals
-from chronosae.evals.bootstrap import Interval, bootstrap
 from chronosae.evals.moments import SiteMoments
 from chronosae.evals.pca import PCALine
 from chronosae.evals.reconstruction import ReconstructionTotals
@@ -81,26 +80,3 @@ def reconstruction_flags(metrics: Metrics) -> list[str]:
         "worse_than_pca": explained is not None and pca is not None and explained < pca,
     }
     return [flag for flag, on in raised.items() if on]
-
-
-def intervals(
-    totals: ReconstructionTotals, moments: SiteMoments, behaviour: BehaviourTotals | None, name: str, seed: int
-) -> dict[str, Interval]:
-    """Bootstrap intervals of explained_variance, l0 and ce_loss_score over documents."""
-    n, error, l0 = (totals.column(column) for column in ("tokens", "error", "l0"))
-
-    def explained_variance(counts):
-        # each resample has its own mean: its sum of squares is sum v - ||sum s||^2 / n
-        centre = (counts @ moments.centred_sums).square().sum(1) / (counts @ n)
-        return 1 - (counts @ error) / (counts @ moments.centred_squares - centre)
-
-    found = {
-        "explained_variance": None if moments.constant else bootstrap(explained_variance, len(n), seed),
-        "l0": bootstrap(lambda counts: (counts @ l0) / (counts @ n), len(n), seed),
-    }
-    if behaviour is not None:
-        clean, zero, sae = behaviour.ce[CLEAN], behaviour.ce[ZERO], behaviour.ce[name]
-        found["ce_loss_score"] = bootstrap(
-            lambda counts: (counts @ (zero - sae)) / (counts @ (zero - clean)), len(clean), seed
-        )
-    return {metric: interval for metric, interval in found.items() if interval is not None}
