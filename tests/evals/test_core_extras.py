@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from evals_tiny import CONTEXT, evaluate, tiny_sae
+from evals_tiny import CONTEXT, VOCAB, evaluate, tiny_sae
 
 from chronosae.activations.batch import SequenceBatch
 from chronosae.autoencoders import build
@@ -77,3 +77,26 @@ def test_novel_l0_leaves_out_what_the_past_predicts(subject: Subject, batch: Seq
     assert found["tfa"].metrics.novel_l0 is not None and found["tfa"].metrics.novel_l0 <= 3
     assert found["tfa"].metrics.l0 is not None and found["tfa"].metrics.l0 > 3
     assert found["topk"].metrics.novel_l0 == found["topk"].metrics.l0
+
+
+def test_however_few_sequences_logits_are_held_of_at_once_the_numbers_are_the_same(
+    subject: Subject, batch: SequenceBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saes = {"topk": tiny_sae()}
+    expected = evaluate(subject, saes, batch, sizes=(4,))["topk"]
+    held: list[int] = []
+    run_from = subject.run_from
+
+    def watched(site: str, acts: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        held.append(len(acts))
+        return run_from(site, acts, tokens)
+
+    monkeypatch.setattr(subject, "run_from", watched)
+    for most, at_once in ((3 * CONTEXT * VOCAB, 3), (1, 1)):
+        held.clear()
+        monkeypatch.setattr("chronosae.evals.behaviour.MOST_LOGITS", most)
+        found = evaluate(subject, saes, batch, sizes=(4,))["topk"]
+        assert max(held) == at_once
+        assert found.metrics.defined() == pytest.approx(expected.metrics.defined(), rel=1e-12)
+        assert found.intervals["ce_loss_score"].se == pytest.approx(expected.intervals["ce_loss_score"].se)
+        assert found.data == expected.data and found.flags == expected.flags

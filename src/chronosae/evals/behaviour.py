@@ -21,6 +21,9 @@ CLEAN = "clean"
 ZERO = "zero"
 MEAN = "mean"
 
+MOST_LOGITS = 2**28
+"""Numbers in one intervention's logits, and in the clean ones beside them, held at once; a sequence at the least."""
+
 
 @dataclass(frozen=True)
 class BehaviourTotals:
@@ -55,9 +58,15 @@ class BehaviourSums:
         Raises:
             UserError: the clean model's own logits hold NaN or Inf.
         """
-        tokens, mask = batch.tokens, batch.mask
-        documents = batch.doc_ids[mask]
-        clean = log_softmax(self._subject.run_from(self._site, batch.acts, tokens))
+        at_once = max(1, MOST_LOGITS // (batch.tokens.shape[1] * self._subject.vocab_size))
+        for start in range(0, batch.n_sequences, at_once):
+            rows = slice(start, start + at_once)
+            tensors = (getattr(batch, name)[rows] for name in ("acts", "tokens", "mask", "doc_ids"))
+            self._add(*tensors, edited={name: acts[rows] for name, acts in edited.items()})
+
+    def _add(self, acts: Tensor, tokens: Tensor, mask: Tensor, doc_ids: Tensor, edited: Mapping[str, Tensor]) -> None:
+        documents = doc_ids[mask]
+        clean = log_softmax(self._subject.run_from(self._site, acts, tokens))
         clean_ce = torch.cat([_next_token_loss(*row) for row in zip(clean, tokens, mask, strict=True)])
         if not clean_ce.isfinite().all():
             raise UserError(
@@ -68,8 +77,8 @@ class BehaviourSums:
         has_next = torch.ones_like(mask)
         has_next[:, -1] = False
         self._counts.add(torch.stack([has_next[mask], torch.ones_like(documents)], 1).double(), documents)
-        for name, acts in edited.items():
-            logits = self._subject.run_from(self._site, acts, tokens)
+        for name, changed in edited.items():
+            logits = self._subject.run_from(self._site, changed, tokens)
             losses = torch.cat([_score(*row) for row in zip(clean, logits, tokens, mask, strict=True)])
             self._losses.setdefault(name, DocumentSums()).add(losses, documents)
 
