@@ -8,6 +8,8 @@ import pytest
 
 from chronosae.config import load_config
 from chronosae.report import comparison, read_runs, to_json
+from chronosae.report.significance import HEADLINES
+from chronosae.report.table import headlines, metric_cell
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"embedded model, its world": "demo", "stories260k, WikiText-2": "stories260k"}
@@ -46,7 +48,18 @@ def test_the_readme_tells_the_gain_on_planted_data_as_it_was_measured() -> None:
     assert f"`chrono` gains {fve:.3f} in variance explained and {f1:.3f} in support F1" in text
 
 
-@pytest.mark.parametrize("run", [*RUNS.values(), *ARCHITECTURES.values()])
+def test_the_page_of_evaluations_shows_what_the_results_file_says() -> None:
+    compared = comparison(read_runs([ROOT / "results" / "evaluations"]))
+    page = (ROOT / "docs" / "evaluations" / "README.md").read_text(encoding="utf-8")
+    rows = [
+        [HEADLINES[name], *(metric_cell(name, ".3f")(row) for row in compared.rows)]
+        for name in headlines(compared.rows)
+    ]
+    assert len(rows) == 8 and all(f"| {' | '.join(row)} |" in page for row in rows)
+    assert sum("≈" in row[-1] for row in rows) == 7  # and FVE and CE recovered, not in this table, make ten
+
+
+@pytest.mark.parametrize("run", [*RUNS.values(), *ARCHITECTURES.values(), "evaluations"])
 def test_a_results_folder_holds_the_configuration_that_made_it(run: str) -> None:
     folder = ROOT / "results" / run
     cfg = load_config(folder / "config.yaml")
