@@ -6,7 +6,7 @@ from evals_tiny import CONTEXT, VOCAB, evaluate, tiny_sae
 
 from chronosae.activations.batch import SequenceBatch
 from chronosae.autoencoders import build
-from chronosae.evals.by_position import PositionSums
+from chronosae.evals.by_position import PositionSums, document_positions
 from chronosae.objectives.separation import welch_floor
 from chronosae.subject import Subject
 
@@ -29,6 +29,37 @@ def test_each_position_has_its_own_explained_variance_and_l0(subject: Subject, b
         expected = 1 - float((x - y).square().sum() / (x - mean).square().sum())
         assert table["explained_variance"][p] == pytest.approx(expected, rel=1e-9)
         assert table["l0"][p] == pytest.approx(float(l0[rows, p].double().mean()))
+
+
+def test_places_in_a_document_count_its_unmasked_tokens_in_this_context() -> None:
+    mask = torch.tensor([[0, 1, 1, 0, 1, 1, 1], [1, 1, 0, 0, 1, 0, 1]], dtype=torch.bool)
+    documents = torch.tensor([[5, 5, 5, 5, 5, 6, 6], [6, 6, 7, 7, 7, 8, 8]])
+    places = document_positions(mask, documents)
+    assert [row[m].tolist() for row, m in zip(places, mask, strict=True)] == [[0, 1, 2, 0, 1], [0, 1, 0, 0]]
+
+
+def test_a_failure_at_the_start_of_documents_shows_by_document_position(subject: Subject, batch: SequenceBatch) -> None:
+    sae = tiny_sae()
+    result = evaluate(subject, {"sae": sae}, batch, sizes=(3, 4))["sae"]
+    with torch.no_grad():
+        codes = sae.encode(batch.acts, batch.mask)
+        recon, l0 = sae.decode(codes), codes.l0()
+    mean, where = batch.unmasked().mean(0), {}
+    for s in range(batch.n_sequences):
+        seen: dict[int, int] = {}
+        for p in batch.mask[s].nonzero()[:, 0].tolist():
+            document = int(batch.doc_ids[s, p])
+            where.setdefault(seen.get(document, 0), []).append((s, p))
+            seen[document] = seen.get(document, 0) + 1
+    table = result.by_document_position
+    assert [n for n in table["tokens"] if n] == [len(where[i]) for i in range(len(where))]
+    assert len(table["tokens"]) == CONTEXT and sum(table["tokens"]) == result.features.n_tokens
+    assert table["tokens"] != result.by_position["tokens"]
+    for i, tokens in where.items():
+        error = sum(float((batch.acts[t] - recon[t]).square().sum()) for t in tokens)
+        spread = sum(float((batch.acts[t] - mean).square().sum()) for t in tokens)
+        assert table["explained_variance"][i] == pytest.approx(1 - error / spread, rel=1e-9)
+        assert table["l0"][i] == pytest.approx(sum(float(l0[t]) for t in tokens) / len(tokens))
 
 
 def test_the_positions_together_give_the_whole(subject: Subject, batch: SequenceBatch) -> None:

@@ -91,6 +91,8 @@ def test_the_block_says_what_a_reader_needs_to_trust_the_numbers(evaluated: tupl
     assert {"chronosae", "python", "torch", "transformers"} <= set(block["versions"])
     assert block["metrics"] == result.metrics.model_dump()
     assert block["tokens"]["sequences"] == 10 and block["tokens"]["context"] == CONTEXT
+    assert block["by_position"] == result.by_position != {}
+    assert block["by_document_position"] == result.by_document_position != result.by_position
 
 
 def test_the_configuration_saebenchs_readers_use_is_there(evaluated: tuple) -> None:

@@ -1,12 +1,27 @@
-"""Where in the context an autoencoder fails: variance explained and L0 at each position."""
+"""Where in the context, or in a document, an autoencoder fails: variance explained and L0 at each position."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+def document_positions(mask: Bool[Tensor, "batch pos"], doc_ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Unmasked tokens of the same document that stand before each position of the context.
+
+    A document that goes on from the context before starts anew: no autoencoder sees what was there.
+    """
+    before = mask.long().cumsum(1) - mask.long()
+    starts = torch.ones_like(mask)
+    starts[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
+    # `before` never falls along a context, so the largest at a start so far is the one at the last start.
+    return before - torch.where(starts, before, 0).cummax(1).values
+
+
 class PositionSums:
-    """Sums at each column of the context, over unmasked tokens of all sequences; in float64, on the CPU."""
+    """Sums at each position, over unmasked tokens of all sequences; in float64, on the CPU.
+
+    A position is a column of the context, or a place in a document (`document_positions`).
+    """
 
     def __init__(self) -> None:
         self._tokens = torch.zeros(0, dtype=torch.float64)
@@ -22,7 +37,7 @@ class PositionSums:
         column: Int[Tensor, " n"],
         context: int,
     ) -> None:
-        """Add unmasked tokens `x`, their reconstructions and L0; `column` is where in the context each stands."""
+        """Add unmasked tokens `x`, their reconstructions and L0; `column` is the position of each, below `context`."""
         x, y, column = x.double().cpu(), y.double().cpu(), column.cpu()
         if self._shift is None:
             # About the first batch's mean: the difference of two large numbers would lose digits.

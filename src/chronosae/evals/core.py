@@ -18,7 +18,7 @@ from chronosae.activations.batch import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import CoreEvalConfig, UserError
 from chronosae.evals import behaviour, core_intervals, core_metrics
-from chronosae.evals.by_position import PositionSums
+from chronosae.evals.by_position import PositionSums, document_positions
 from chronosae.evals.core_result import CoreData, CoreMetrics, CoreResult
 from chronosae.evals.features import FeatureCounts, decoder_spread, feature_table
 from chronosae.evals.histograms import histograms
@@ -78,6 +78,8 @@ class _FirstPass:
     variants: dict[str, dict[str, float | None]]
     counts: dict[str, FeatureCounts]
     positions: dict[str, PositionSums]
+    """By column of the context."""
+    document_positions: dict[str, PositionSums]
     data: CoreData
     kept: Kept
     """The first batches' reconstructions."""
@@ -86,7 +88,7 @@ class _FirstPass:
 def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, cfg: CoreEvalConfig) -> _FirstPass:
     moments, tokens, masks = MomentSums(), hashlib.sha256(), hashlib.sha256()
     sums = {name: ReconstructionSums() for name in saes}
-    positions_of = {name: PositionSums() for name in saes}
+    by_column, by_place = ({name: PositionSums() for name in saes} for _ in range(2))
     variants = {name: BatchVariants() for name in saes}
     counts = {name: FeatureCounts(sae.d_sae) for name, sae in saes.items()}
     positions = sequences = n_batches = unmasked = context = 0
@@ -96,9 +98,10 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
         tokens.update(batch.tokens.long().cpu().numpy().tobytes())
         masks.update(batch.mask.cpu().numpy().tobytes())
         x, document = _unmasked(batch, site)
-        column = batch.mask.nonzero()[:, 1]
+        column, place = batch.mask.nonzero()[:, 1], document_positions(batch.mask, batch.doc_ids)[batch.mask]
         moments.add(x, document)
         recon: dict[str, Tensor] = {}
+        exact = x.double().cpu()
         for name, sae in saes.items():
             codes, y = _encode_decode(sae, batch)
             recon[name] = y
@@ -107,8 +110,10 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
             novel = codes.chosen().l0()
             l0, l1, novel, y = (part.to(x.device)[batch.mask] for part in (l0, l1, novel, y))
             sums[name].add(x, y, l0, l1, novel, document)
-            positions_of[name].add(x, y, l0, column, batch.tokens.shape[1])
             variants[name].add(x, y)
+            y = y.double().cpu()
+            by_column[name].add(exact, y, l0, column, batch.tokens.shape[1])
+            by_place[name].add(exact, y, l0, place, batch.tokens.shape[1])
         kept.offer(Reconstructed(batch, recon))
         n_batches, sequences = n_batches + 1, sequences + batch.n_sequences
         positions, unmasked, context = positions + batch.tokens.numel(), unmasked + len(x), batch.tokens.shape[1]
@@ -122,7 +127,8 @@ def _reconstruct(saes: Mapping[str, Autoencoder], site: str, batches: Batches, c
         {name: part.finish() for name, part in sums.items()},
         {name: part.finish() for name, part in variants.items()},
         counts,
-        positions_of,
+        by_column,
+        by_place,
         CoreData(
             site,
             context,
@@ -214,6 +220,7 @@ def _result(
         metrics, tuple(flags), found, features, pca.curve(), data, seed, wall_seconds=0.0,
         evaluated_together=len(first.totals),
         by_position={} if second is None else first.positions[name].table(moments.mean),
+        by_document_position={} if second is None else first.document_positions[name].table(moments.mean),
         histograms=histograms(features, first.counts[name]),
     )  # fmt: skip
 

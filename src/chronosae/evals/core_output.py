@@ -151,6 +151,7 @@ def _block(result: CoreResult, cfg: CoreEvalConfig, provenance: Provenance) -> d
             "metrics": {metric: asdict(interval) for metric, interval in result.intervals.items()},
         },
         "by_position": result.by_position,
+        "by_document_position": result.by_document_position,
         "histograms": result.histograms,
         "pca": {"fitted_on": "evaluated tokens", "curve": {str(k): value for k, value in result.pca_curve.items()}},
     }

@@ -144,5 +144,7 @@ class CoreResult:
     """Of the whole pass, which every autoencoder evaluated together shares."""
     evaluated_together: int
     by_position: dict[str, list[Any]]
-    """`PositionSums.table`; empty where the output wasn't finite."""
+    """`PositionSums.table` by column of the context; empty where the output wasn't finite."""
+    by_document_position: dict[str, list[Any]]
+    """The same by `document_positions`: the document's first unmasked token in the context is 0."""
     histograms: dict[str, Any]
