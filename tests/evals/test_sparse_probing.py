@@ -379,6 +379,18 @@ def test_training_texts_of_a_document_that_is_tested_are_dropped_and_counted(ben
     assert sizes == {"chronosae": 80, "saebench": 96}
 
 
+def test_a_file_gives_the_same_numbers_from_wherever_it_is_named(
+    bench: Workbench, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(data).parent)
+    saes = {"sae": oracle(bench.subject.info.d_model)}
+    here, there = (
+        run(bench, saes, data=[name], k=[1], train_rows=40, test_rows=20)["sae"] for name in ("./weather", data)
+    )
+    assert here.data_sha256 == there.data_sha256 and here.metrics == there.metrics
+    assert LABELLED.label("fancyzhx/ag_news") == "fancyzhx/ag_news"
+
+
 # SAEBench's hub sets, read from local copies of their shape.
 
 

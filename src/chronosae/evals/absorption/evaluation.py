@@ -128,4 +128,4 @@ class Asked:
 
 
 def _generator(bench: Workbench, options: AbsorptionOptions, *labels: str) -> torch.Generator:
-    return bench.generator(NAME, options.data, *labels)
+    return bench.generator(NAME, WORDS.label(options.data), *labels)

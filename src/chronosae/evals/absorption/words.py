@@ -33,7 +33,7 @@ def choose_words(options: AbsorptionOptions, bench: Workbench) -> Words:
     Raises:
         UserError: no word list, or too few words for one prompt with examples.
     """
-    rng = random.Random(bench.generator(NAME, options.data, "words").initial_seed())
+    rng = random.Random(bench.generator(NAME, WORDS.label(options.data), "words").initial_seed())
     if options.data == VOCABULARY:
         tokens = alphabetic_tokens(bench.subject.tokenizer)
         rng.shuffle(tokens)

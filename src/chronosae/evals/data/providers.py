@@ -40,6 +40,13 @@ class Providers(Generic[DataT]):
         """What can be named, local files apart."""
         return sorted([*self._registered, *self._hub])
 
+    def label(self, name: str) -> str:
+        """What randomness may depend on: a registered or hub name as it is; of a path its last part, without ending.
+
+        So a file gives the same numbers from wherever it is named.
+        """
+        return name if name in self._registered or name in self._hub else Path(name).expanduser().absolute().stem
+
     def missing(self, name: str, key: str) -> Missing | None:
         """What is wrong with `name`, given under the configuration key `key`; None when it can be read.
 

@@ -56,7 +56,7 @@ def _labelled(options: OrderProbingOptions, bench: Workbench, short: str, data: 
     parts, left_out = [], 0
     for split, n in (("train", options.train), ("test", options.test)):
         items, lost = labelled_items(bench, LABELLED.read(data, split, DATA_KEY), options.context, DATA_KEY)
-        parts.append(drawn(items, n, bench.generator(NAME, data, split)))
+        parts.append(drawn(items, n, bench.generator(NAME, LABELLED.label(data), split)))
         left_out += lost
     return Task(short, parts[0], parts[1], left_out)
 
@@ -64,7 +64,7 @@ def _labelled(options: OrderProbingOptions, bench: Workbench, short: str, data: 
 def _n_back(options: OrderProbingOptions, bench: Workbench, n: int) -> Task:
     parts = []
     for split, wanted in (("train", options.train), ("test", options.test)):
-        generator = bench.generator(NAME, options.n_back_data, str(n), split)
+        generator = bench.generator(NAME, LABELLED.label(options.n_back_data), str(n), split)
         texts = LABELLED.read(options.n_back_data, split, N_BACK_KEY).texts
         order = torch.randperm(len(texts), generator=generator).tolist()
         found = n_back_items(bench, [texts[i] for i in order], n, wanted, options.context, generator)

@@ -54,8 +54,10 @@ class ScrEvaluation(Evaluation[ScrOptions]):
     def _measure(self, name: str, options: ScrOptions, bench: Workbench, saes: Mapping[str, Autoencoder]) -> Measured:
         train, test = (LABELLED.read(name, part, "evals.scr.data") for part in ("train", "test"))
         positives = (train.labels[0], train.second[0] if train.second else "")
-        train_tasks = crossed_and_biased(train, positives, options.train_size, bench.generator("scr", name, "train"))
-        test_tasks = crossed_and_biased(test, positives, options.test_size, bench.generator("scr", name, "test"))
+        label = LABELLED.label(name)
+        train_g, test_g = (bench.generator("scr", label, part) for part in ("train", "test"))
+        train_tasks = crossed_and_biased(train, positives, options.train_size, train_g)
+        test_tasks = crossed_and_biased(test, positives, options.test_size, test_g)
         return measure("scr", bench, options, saes, train_tasks, test_tasks, effects_either_way)
 
 

@@ -53,8 +53,10 @@ class TppEvaluation(Evaluation[TppOptions]):
     def _measure(self, name: str, options: TppOptions, bench: Workbench, saes: Mapping[str, Autoencoder]) -> Measured:
         train, test = (LABELLED.read(name, part, "evals.tpp.data") for part in ("train", "test"))
         classes = tuple(label for label in train.classes if label in test.classes)
-        train_tasks = one_vs_rest(train, classes, options.train_size, bench.generator("tpp", name, "train"))
-        test_tasks = one_vs_rest(test, classes, options.test_size, bench.generator("tpp", name, "test"))
+        label = LABELLED.label(name)
+        train_g, test_g = (bench.generator("tpp", label, part) for part in ("train", "test"))
+        train_tasks = one_vs_rest(train, classes, options.train_size, train_g)
+        test_tasks = one_vs_rest(test, classes, options.test_size, test_g)
         return measure("tpp", bench, options, saes, train_tasks, test_tasks, effects_for_class)
 
 

@@ -77,7 +77,7 @@ def _scores(
     if not (train.isfinite().all() and test.isfinite().all()):
         return Scores(), 0
     # The same stream for every reader: autoencoders are compared on the same batches, whoever is beside them.
-    generator = bench.generator(NAME, data.name, "probes")
+    generator = bench.generator(NAME, LABELLED.label(data.name), "probes")
     device = bench.subject.device
     scores = probe(train, test, data.tasks, options, generator, device=device, is_raw=is_raw)
     return scores, int((train != 0).any(0).sum())

@@ -58,7 +58,7 @@ def read_set(name: str, options: SparseProbingOptions, bench: Workbench) -> Prob
         most = options.rows[split] // 2 * len(classes)
         rarest = min(Counter(part.labels[i] for i in kept).values())
         n = min(most, rarest * len(classes))
-        chosen[split] = part.rows(kept).balanced(n, bench.generator(NAME, name, split))
+        chosen[split] = part.rows(kept).balanced(n, bench.generator(NAME, LABELLED.label(name), split))
     return _tokenised(name, classes, chosen["train"], chosen["test"], options, bench, (*left_out, *shared))
 
 
@@ -96,8 +96,9 @@ def _tokenised(
 ) -> ProbingSet:
     rows = {"train": bench.read(train.texts, options.context), "test": bench.read(test.texts, options.context)}
     labels = {split: _numbers(part.labels, classes) for split, part in (("train", train), ("test", test))}
-    held_out = held_out_groups(_group_ids(train), options.validation_share, bench.generator(NAME, name, "validation"))
-    tasks = make_tasks(classes, labels["train"], labels["test"], held_out, bench.generator(NAME, name, "tasks"))
+    generators = [bench.generator(NAME, LABELLED.label(name), what) for what in ("validation", "tasks")]
+    held_out = held_out_groups(_group_ids(train), options.validation_share, generators[0])
+    tasks = make_tasks(classes, labels["train"], labels["test"], held_out, generators[1])
     digest = hashlib.sha256(repr([rows[s].sha256() for s in rows]).encode())
     digest.update(repr([train.labels, test.labels]).encode())
     facts = {
