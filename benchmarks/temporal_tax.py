@@ -1,8 +1,9 @@
-"""What the sequence-aware presets cost: time of a training step, as a multiple of the TopK step of the same size.
+"""What the sequence-aware presets cost: time of a training step, as a multiple of the dense TopK step of the same size.
 
 python benchmarks/temporal_tax.py [--json] [--d-in 768] [--d-sae 8192] [--k 32] [--repeats 9]
 
-Steps of all presets take turns in one process; each ratio is the median over rounds of (preset / TopK of that round).
+Steps of all presets take turns in one process; each ratio is the median over rounds of (preset / dense TopK of that
+round). The dense step is TopK in plain torch, without compiled kernels; `topk (sparse step)` has them, as all others do.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import platform
 import statistics
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,10 +21,13 @@ import torch
 from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import build
 from chronosae.config import TrainingConfig
+from chronosae.kernels import dense_only
 from chronosae.training import Trainee
 
+DENSE = "topk"
 PRESETS: dict[str, dict[str, Any]] = {
-    "topk": {},
+    DENSE: {},
+    "topk (sparse step)": {},
     "multiscale": {},
     "multiscale (input)": {"placement": "input"},
     "consistency": {},
@@ -46,10 +51,10 @@ def main() -> None:
     args = parser.parse_args()
     trainees = {name: _trainee(name, options, args) for name, options in PRESETS.items()}
     batch = _batch(args.d_in)
-    for trainee in trainees.values():
-        trainee.step(batch)
-    rounds = [{name: _seconds(trainee, batch) for name, trainee in trainees.items()} for _ in range(args.repeats)]
-    ratios = {name: sorted(r[name] / r["topk"] for r in rounds) for name in PRESETS}
+    for name, trainee in trainees.items():
+        _seconds(name, trainee, batch)
+    rounds = [{name: _seconds(name, trainee, batch) for name, trainee in trainees.items()} for _ in range(args.repeats)]
+    ratios = {name: sorted(r[name] / r[DENSE] for r in rounds) for name in PRESETS}
     ratio = {name: statistics.median(found) for name, found in ratios.items()}
     seconds = {name: statistics.median(r[name] for r in rounds) for name in PRESETS}
     result = {
@@ -67,15 +72,20 @@ def main() -> None:
     result["ok"] = all(value <= LIMIT for value in ratio.values())
     for name in PRESETS:
         low, high = ratios[name][0], ratios[name][-1]
-        print(f"{name:20s} {ratio[name]:5.2f} x topk ({low:.2f} to {high:.2f})   {seconds[name] * 1e3:7.0f} ms")
+        print(f"{name:20s} {ratio[name]:5.2f} x dense topk ({low:.2f} to {high:.2f})   {seconds[name] * 1e3:7.0f} ms")
     if args.json:
         print(json.dumps(result))
     sys.exit(0 if result["ok"] else 1)
 
 
+def _kernels(name: str) -> AbstractContextManager[None]:
+    return dense_only() if name == DENSE else nullcontext()
+
+
 def _trainee(name: str, options: dict[str, Any], args: argparse.Namespace) -> Trainee:
     sae = build(name.split(" ")[0], d_in=args.d_in, d_sae=args.d_sae, k=args.k, **options)
-    return Trainee(name, sae, "site", TrainingConfig(), steps=1000, lr=1e-4, seed=0)
+    with _kernels(name):
+        return Trainee(name, sae, "site", TrainingConfig(), steps=1000, lr=1e-4, seed=0)
 
 
 def _batch(d_in: int) -> SequenceBatch:
@@ -91,10 +101,11 @@ def _batch(d_in: int) -> SequenceBatch:
     )
 
 
-def _seconds(trainee: Trainee, batch: SequenceBatch) -> float:
-    start = time.perf_counter()
-    trainee.step(batch)
-    return time.perf_counter() - start
+def _seconds(name: str, trainee: Trainee, batch: SequenceBatch) -> float:
+    with _kernels(name):
+        start = time.perf_counter()
+        trainee.step(batch)
+        return time.perf_counter() - start
 
 
 if __name__ == "__main__":
