@@ -3,7 +3,7 @@
 python benchmarks/temporal_tax.py [--json] [--d-in 768] [--d-sae 8192] [--k 32] [--repeats 9]
 
 Steps of all presets take turns in one process; each ratio is the median over rounds of (preset / dense TopK of that
-round). The dense step is TopK in plain torch, without compiled kernels, which all others have, `topk (sparse step)` too.
+round). The dense step is TopK in plain torch, without compiled kernels; all others have them, `topk (sparse step)` too.
 """
 
 import argparse
