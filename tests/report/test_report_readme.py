@@ -90,6 +90,14 @@ def test_the_performance_page_shows_what_sequence_aware_steps_cost() -> None:
     assert measured["ok"]
 
 
+def test_the_performance_page_shows_how_fast_evaluations_are_beside_saebench() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "evaluations.json").read_text())
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if "benchmarks/evaluations.py" in line)
+    shown = [f"{measured['ratio'][name]:.2f}" for name in ("core", "sparse_probing", "sparse_probing (our protocol)")]
+    assert f"core {shown[0]}, sparse probing {shown[1]} by" in row and f"{shown[2]} by ours" in row and measured["ok"]
+
+
 def test_every_link_between_our_pages_leads_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
