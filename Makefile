@@ -35,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/harvest.py
 	$(BIN)/python benchmarks/trainer_overhead.py
 	$(BIN)/python benchmarks/temporal_tax.py
+	test ! -x .peers/bin/python || $(BIN)/python benchmarks/train_step.py
 	test ! -x .parity/bin/python || $(BIN)/python benchmarks/evaluations.py
 
 docs: $(STAMP)

@@ -98,6 +98,19 @@ def test_the_performance_page_shows_how_fast_evaluations_are_beside_saebench() -
     assert f"core {shown[0]}, sparse probing {shown[1]} by" in row and f"{shown[2]} by ours" in row and measured["ok"]
 
 
+def test_the_performance_page_shows_a_training_step_beside_those_of_other_libraries() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "train_step.json").read_text())
+    rows = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
+    for case in measured["cases"].values():
+        shown = [f"{ratio:.2f} ({low:.1f} to {high:.1f})" for ratio, (low, high) in _with_spread(case)]
+        assert any(all(cell in row for cell in shown) for row in rows) and case["ok"]
+    assert any(f"{measured['ratio']['sparsify']:.2f}; see below" in row for row in rows)
+
+
+def _with_spread(case: dict) -> list[tuple[float, list[float]]]:
+    return [(ratio, case["spread"][name]) for name, ratio in case["ratio"].items()]
+
+
 def test_every_link_between_our_pages_leads_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
