@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.gpu import gpu_kernels
 
 
 class Moments(NamedTuple):
@@ -51,7 +52,9 @@ def gradient_energy(
 
     On the sphere only what is at right angles to the (unit) row counts; off it, the second is zero.
     """
-    loops = loops_for(grad, weights)
+    gpu, loops = gpu_kernels(grad, weights), loops_for(grad, weights)
+    if gpu is not None and weights.dtype == torch.float32:
+        return gpu.gradient_energy(grad, weights, on_sphere)
     if loops is None:
         along = (grad * weights).sum(1) if on_sphere else grad.new_zeros(len(grad))
         return (grad - along.unsqueeze(1) * weights).square().sum(1), along
@@ -77,7 +80,9 @@ def adamw_(
 
     Decoupled weight decay and bias correction as in torch's AdamW.
     """
-    loops = loops_for(weights, grad, *moments)
+    gpu, loops = gpu_kernels(weights, grad, *moments), loops_for(weights, grad, *moments)
+    if gpu is not None and weights.dtype == torch.float32:
+        return gpu.adamw_(weights, grad, moments, along, rates, scale=scale, on_sphere=on_sphere)
     if loops is None:
         return adamw_dense_(weights, grad, moments, along, rates, scale=scale, on_sphere=on_sphere)
     arrays = [t.detach().numpy() for t in (weights, grad, *moments, along)]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.memory import recycled
 
 
@@ -77,7 +78,9 @@ def count_active(
     indices: Int[Tensor, "n s"], values: Float[Tensor, "n s"], d_sae: int
 ) -> tuple[Int[Tensor, " f"], Int[Tensor, " n"]]:
     """On how many tokens each feature is active (its value isn't zero), and how many are active at each token."""
-    loops = loops_for(values)
+    gpu, loops = gpu_kernels(values), loops_for(values)
+    if gpu is not None:
+        return gpu.count_active(indices, values, d_sae)
     if loops is None:
         active = values != 0
         return torch.bincount(indices[active], minlength=d_sae), active.sum(-1)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from chronosae.kernels.compiled import loops_for
+from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.slots import combine, decode_gradients
 
 
@@ -27,7 +28,11 @@ def sparse_decode(
     """
     slots = indices.shape[-1]
     flat_indices, flat_values = indices.reshape(-1, slots), values.reshape(-1, slots).to(W_dec.dtype)
-    if loops_for(W_dec, *(() if b_dec is None else (b_dec,))) is None:
+    weights = (W_dec,) if b_dec is None else (W_dec, b_dec)
+    gpu = gpu_kernels(flat_values, *weights)
+    if gpu is not None:
+        recon = gpu.sparse_decode(flat_indices, flat_values, W_dec, b_dec)
+    elif loops_for(*weights) is None:
         recon = functional.embedding_bag(flat_indices, W_dec, per_sample_weights=flat_values, mode="sum")
         recon = recon if b_dec is None else recon + b_dec
     else:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.memory import recycled
 
 
@@ -18,10 +19,12 @@ def squared_error(
     target: Float[Tensor, "*tokens d"], estimate: Float[Tensor, "*tokens d"], active: Bool[Tensor, "*tokens"]
 ) -> Float[Tensor, ""]:
     """`sum_t ||target_t - estimate_t||^2` over active tokens; the others don't matter. Gradients to both."""
-    if loops_for(target, estimate) is None:
+    gpu = gpu_kernels(target, estimate)
+    if gpu is None and loops_for(target, estimate) is None:
         return squared_error_dense(target, estimate, active)
     flat = target.reshape(-1, target.shape[-1]).contiguous(), estimate.reshape(-1, target.shape[-1]).contiguous()
-    return _SquaredError.apply(*flat, active.reshape(-1).contiguous())  # pyright: ignore[reportReturnType]
+    tokens = *flat, active.reshape(-1).contiguous()
+    return _SquaredError.apply(*tokens) if gpu is None else gpu.squared_error(*tokens)  # pyright: ignore[reportReturnType]
 
 
 def squared_error_dense(

@@ -1,0 +1,142 @@
+"""Exact TopK of `x W^T + bias` from a product in bfloat16: rules and bound of `kernels.low_precision`, on a GPU.
+
+There the bias is part of the product; here it is added to the product's rounded entries, which keeps the product's
+inner size as it is. A float32 sum on tensor cores is taken to err by no more than `ROUNDING` a term.
+
+Shapes: N tokens, F d_sae, D d_in, K k.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, no_type_check
+
+import torch
+import triton
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from triton import language as tl
+
+from chronosae.kernels.gpu.candidates import candidates
+from chronosae.kernels.gpu.dots import dots
+from chronosae.kernels.gpu.keep import keep_largest
+from chronosae.kernels.gpu.launch import launch, power_of_two
+from chronosae.kernels.rounded import ROUNDING, SAFETY, TINY, Rounded
+
+# Entries of a product that are in memory at once.
+CHUNK = 2**28
+# For tokens that the bound leaves undecided.
+FULL_CHUNK = 2**24
+
+
+def topk_of_product(
+    x: Float[Tensor, "n d"],
+    W: Float[Tensor, "f d"],
+    bias: Float[Tensor, " f"],
+    k: int,
+    active: Bool[Tensor, " n"] | None,
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """Values and indices as `kernels.largest_positive` gives them, of the tokens that are active; all float32.
+
+    Waits for the device once, to learn whether any token is undecided.
+    """
+    inputs, weights, n = rounded(x), rounded(W), len(x)
+    out = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=x.device)
+    undecided = torch.zeros(n, dtype=torch.bool, device=x.device)
+    task = _Task(x, W, bias, k, active, *out, undecided)
+    summing = inputs.norms * (ROUNDING * (x.shape[1] + 4)) + TINY
+    with _whole_sums(x.device):
+        slack = _slack(inputs, weights, bias, inputs.errors + summing, 2.0**-7)
+        task.decide(_slices(n, CHUNK // len(W)), lambda part: inputs.rows[part] @ weights.rows.T, slack)
+        rows = undecided.nonzero().squeeze(1)
+        # torch may have been told to make float32 products out of narrower ones.
+        if len(rows) and torch.get_float32_matmul_precision() == "highest":
+            exact = weights._replace(errors=torch.full_like(weights.errors, TINY))
+            slack = _slack(inputs, exact, bias, summing, 2.0**-22)
+            task.decide(rows.split(max(1, CHUNK // 2 // len(W))), lambda part: x[part] @ W.T, slack)
+            rows = undecided.nonzero().squeeze(1)
+        for part in rows.split(max(1, FULL_CHUNK // len(W))):
+            task.decide_in_full(part)
+    return out
+
+
+class _Task(NamedTuple):
+    """What every pass over tokens works on; the last three are results, the very last which tokens lack one."""
+
+    x: Tensor
+    W: Tensor
+    bias: Tensor
+    k: int
+    active: Tensor | None
+    values: Tensor
+    indices: Tensor
+    undecided: Tensor
+
+    def decide(
+        self, parts: Iterable[slice | Tensor], product: Callable[[slice | Tensor], Tensor], slack: Tensor
+    ) -> None:
+        """Decide tokens by products that are within `slack` (and their rounding) of exact ones."""
+        for part in parts:
+            found = candidates(product(part), self.k, self.bias, slack[part])
+            counts = found.counts.clamp_max(found.indices.shape[1])
+            exact = dots(self.x[part], self.W, found.indices, self.bias, counts=counts)
+            active = None if self.active is None else self.active[part]
+            self.values[part], self.indices[part] = keep_largest(found, exact, self.k, active)
+            self.undecided[part] = found.overfull if active is None else found.overfull & active
+
+    def decide_in_full(self, rows: Tensor) -> None:
+        """Decide tokens by every exact pre-activation."""
+        every = torch.arange(len(self.W), dtype=torch.int32, device=rows.device).expand(len(rows), -1)
+        exact = dots(self.x[rows], self.W, every, self.bias)
+        self.values[rows], self.indices[rows] = keep_largest(candidates(exact, self.k), exact, self.k, by_feature=True)
+
+
+def rounded(rows: Float[Tensor, "n d"]) -> Rounded:
+    """bfloat16 copies, with bounds on the norms of the rows and of what the copies lack."""
+    n, width = rows.shape
+    copy = torch.empty_like(rows, dtype=torch.bfloat16)
+    norms, errors = rows.new_empty(n), rows.new_empty(n)
+    launch(_round, (n,), rows, copy, norms, errors, width, BLOCK=power_of_two(width, 16, 2048))
+    return Rounded(copy, (norms + errors) * SAFETY, errors * SAFETY + TINY)
+
+
+def _slack(inputs: Rounded, weights: Rounded, bias: Tensor, errors: Tensor, rounding: float) -> Tensor:
+    """What an approximate pre-activation may lack, but for the rounding of the result, by token.
+
+    The result is rounded before the bias is added: the bias counts into what rounding is relative to.
+    """
+    return errors * weights.norms.max() + inputs.norms * weights.errors.max() + rounding * bias.abs().max()
+
+
+def _slices(n: int, length: int) -> list[slice]:
+    length = max(1, length)
+    return [slice(start, start + length) for start in range(0, n, length)]
+
+
+@contextmanager
+def _whole_sums(device: torch.device) -> Iterator[None]:
+    """Products in bfloat16 whose sums stay in float32 to the end, and no autocast."""
+    flags = torch.backends.cuda.matmul
+    before = flags.allow_bf16_reduced_precision_reduction
+    flags.allow_bf16_reduced_precision_reduction = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        flags.allow_bf16_reduced_precision_reduction = before
+
+
+@triton.jit
+@no_type_check
+def _round(rows, copy, norms, errors, width, BLOCK: tl.constexpr):
+    r = tl.program_id(0).to(tl.int64)
+    square, error = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    for start in range(0, width, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        value = tl.load(rows + r * width + i, mask=i < width, other=0)
+        low = value.to(tl.bfloat16)
+        rest = value - low.to(tl.float32)
+        tl.store(copy + r * width + i, low, mask=i < width)
+        square += value * value
+        error += rest * rest
+    tl.store(norms + r, tl.sqrt(tl.sum(square, 0)))
+    tl.store(errors + r, tl.sqrt(tl.sum(error, 0)))

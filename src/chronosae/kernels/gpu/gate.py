@@ -1,0 +1,56 @@
+"""The gate to the Triton kernels: Triton is loaded when first needed, and nothing breaks where it is missing."""
+
+import os
+import warnings
+from functools import cache
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from chronosae.kernels import compiled
+
+FLOATS = torch.float32, torch.float64, torch.bfloat16, torch.float16
+
+
+def gpu_kernels(*tensors: Tensor) -> SimpleNamespace | None:
+    """The Triton kernels, if they can work on these tensors: on one CUDA device, of float types. None: use torch.
+
+    `CHRONOSAE_KERNELS=torch` in the environment and `dense_only` switch them off. With `TRITON_INTERPRET=1` tensors on
+    the CPU pass too: Triton's interpreter then runs the kernels, slowly, which is how they are tested without a GPU.
+    """
+    first = tensors[0]
+    if compiled._off or torch.compiler.is_compiling():
+        return None
+    if first.device.type != "cuda" and not (first.device.type == "cpu" and interpreted()):
+        return None
+    if any(t.device != first.device or t.dtype not in FLOATS for t in tensors):
+        return None
+    return _load()
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter was asked for."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def _load() -> SimpleNamespace | None:
+    if os.environ.get("CHRONOSAE_KERNELS") == "torch":
+        return None
+    try:
+        from chronosae.kernels.gpu import counts, decode, distance, encode, largest, update
+    except ImportError:
+        return None
+    except Exception as error:
+        warnings.warn(f"GPU kernels are not available ({type(error).__name__}: {error}); using torch", stacklevel=2)
+        return None
+    return SimpleNamespace(
+        adamw_=update.adamw_,
+        count_active=counts.count_active,
+        encode_topk=encode.encode_topk,
+        gradient_energy=update.gradient_energy,
+        largest_positive=largest.largest_positive,
+        sparse_decode=decode.sparse_decode,
+        squared_error=distance.squared_error,
+    )
