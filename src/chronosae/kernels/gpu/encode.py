@@ -30,7 +30,7 @@ def encode_topk(
     centre: Float[Tensor, " d"] | None = None,
     wanted: Int[Tensor, " m"] | None = None,
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"], Float[Tensor, "n m"] | None]:
-    """As `kernels.encode_topk`: values, indices, and the pre-activations of `wanted`.
+    """As `kernels.encode_topk`: values, indices, and `x W^T` of `wanted`.
 
     float32 is exact. Under autocast, or in half-wide types, the product is made in that type and the choice is among
     its rounded entries plus the bias in full, which are also the values: what the dense reference does there.
@@ -81,14 +81,13 @@ class _Chosen(torch.autograd.Function):
         indices: Tensor,
         low: torch.dtype | None,
     ) -> tuple[Tensor, Tensor | None]:
-        h, W, bias = lowered(x.detach(), low), W.detach(), bias.detach()
+        h, W = lowered(x.detach(), low), W.detach()
         ctx.save_for_backward(h, W, indices, values, wanted, active)
         ctx.set_materialize_grads(False)
         ctx.low, ctx.dtypes = low, (x.dtype, bias.dtype)
         if wanted is None:
             return values.view_as(values), None
-        known = h @ lowered(W[wanted], low).T + bias[wanted]
-        return values.view_as(values), known.to(x.dtype)
+        return values.view_as(values), (h @ lowered(W[wanted], low).T).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -106,7 +105,6 @@ class _Chosen(torch.autograd.Function):
             if grad_known is not None and wanted is not None:
                 slopes, rows = lowered(grad_known, ctx.low), lowered(W[wanted], ctx.low)
                 grad_W.index_add_(0, wanted, (slopes.T @ h).to(grad_W.dtype))
-                grad_bias.index_add_(0, wanted, grad_known.sum(0).to(grad_bias.dtype))
                 if grad_x is not None:
                     grad_x += slopes @ rows
                 if grad_centre is not None:

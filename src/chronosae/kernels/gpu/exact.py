@@ -19,13 +19,15 @@ from triton import language as tl
 from chronosae.kernels.gpu.candidates import candidates
 from chronosae.kernels.gpu.dots import dots
 from chronosae.kernels.gpu.keep import keep_largest
-from chronosae.kernels.gpu.launch import launch, power_of_two
+from chronosae.kernels.gpu.launch import launch
 from chronosae.kernels.rounded import ROUNDING, SAFETY, TINY, Rounded
 
 # Entries of a product that are in memory at once.
 CHUNK = 2**28
-# For tokens that the bound leaves undecided.
+# For tokens that no bound decides.
 FULL_CHUNK = 2**24
+# Rows that one program rounds.
+ROWS = 8
 
 
 def topk_of_product(
@@ -77,11 +79,13 @@ class _Task(NamedTuple):
         """Decide tokens by products that are within `slack` (and their rounding) of exact ones."""
         for part in parts:
             found = candidates(product(part), self.k, self.bias, slack[part])
-            counts = found.counts.clamp_max(found.indices.shape[1])
-            exact = dots(self.x[part], self.W, found.indices, self.bias, counts=counts)
+            overfull = found.overfull
+            # Nothing is known of their candidates.
+            found = found._replace(counts=torch.where(overfull, 0, found.counts))
+            exact = dots(self.x[part], self.W, found.indices, self.bias, counts=found.counts)
             active = None if self.active is None else self.active[part]
             self.values[part], self.indices[part] = keep_largest(found, exact, self.k, active)
-            self.undecided[part] = found.overfull if active is None else found.overfull & active
+            self.undecided[part] = overfull if active is None else overfull & active
 
     def decide_in_full(self, rows: Tensor) -> None:
         """Decide tokens by every exact pre-activation."""
@@ -95,7 +99,7 @@ def rounded(rows: Float[Tensor, "n d"]) -> Rounded:
     n, width = rows.shape
     copy = torch.empty_like(rows, dtype=torch.bfloat16)
     norms, errors = rows.new_empty(n), rows.new_empty(n)
-    launch(_round, (n,), rows, copy, norms, errors, width, BLOCK=power_of_two(width, 16, 2048))
+    launch(_round, (triton.cdiv(n, ROWS),), rows, copy, norms, errors, n, width, ROWS=ROWS, BLOCK=256)
     return Rounded(copy, (norms + errors) * SAFETY, errors * SAFETY + TINY)
 
 
@@ -127,16 +131,17 @@ def _whole_sums(device: torch.device) -> Iterator[None]:
 
 @triton.jit
 @no_type_check
-def _round(rows, copy, norms, errors, width, BLOCK: tl.constexpr):
-    r = tl.program_id(0).to(tl.int64)
-    square, error = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+def _round(rows, copy, norms, errors, n, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    square, error = tl.zeros([ROWS, BLOCK], tl.float32), tl.zeros([ROWS, BLOCK], tl.float32)
     for start in range(0, width, BLOCK):
         i = start + tl.arange(0, BLOCK)
-        value = tl.load(rows + r * width + i, mask=i < width, other=0)
+        place, inside = r[:, None] * width + i[None, :], (r < n)[:, None] & (i < width)[None, :]
+        value = tl.load(rows + place, mask=inside, other=0)
         low = value.to(tl.bfloat16)
         rest = value - low.to(tl.float32)
-        tl.store(copy + r * width + i, low, mask=i < width)
+        tl.store(copy + place, low, mask=inside)
         square += value * value
         error += rest * rest
-    tl.store(norms + r, tl.sqrt(tl.sum(square, 0)))
-    tl.store(errors + r, tl.sqrt(tl.sum(error, 0)))
+    tl.store(norms + r, tl.sqrt(tl.sum(square, 1)), mask=r < n)
+    tl.store(errors + r, tl.sqrt(tl.sum(error, 1)), mask=r < n)
