@@ -16,7 +16,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ["_adamw", "_candidates", "_combine", "_count", "_difference", "_distance", "_dots"]
-KERNELS += ["_energy", "_flooded", "_keep", "_round", "_weighted_rows"]
+KERNELS += ["_energy", "_flooded", "_keep", "_move", "_round", "_weighted_rows"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
@@ -80,6 +80,7 @@ def _step(gpu: Any, dtype: torch.dtype, autocast: bool) -> None:
         values, indices, _ = gpu.encode_topk(x, W, b, k, active)
         recon = gpu.sparse_decode(torch.zeros_like(indices), values, W, c)
         gpu.squared_error(x, recon, active).backward()
+        gpu.encode_threshold(x.detach(), W, b, active, count=k * n)
     gpu.count_active(indices, values.detach(), f)
     if dtype == torch.float64:
         return

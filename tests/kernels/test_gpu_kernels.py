@@ -23,6 +23,7 @@ from chronosae.kernels import (
     encode_topk_dense,
     gradient_energy,
     largest_positive_dense,
+    scatter_dense,
     sparse_decode,
     squared_error,
     squared_error_dense,
@@ -165,6 +166,38 @@ def test_under_autocast_codes_and_gradients_are_those_of_a_dense_encoder() -> No
     assert torch.equal(fast[1], slow[1]) and torch.equal(fast[0], slow[0])
     for a, e in zip(fast[2:], slow[2:], strict=True):
         assert (a - e).norm() <= 2**-7 * e.norm()
+
+
+@pytest.mark.parametrize(("count", "autocast"), [(1, False), (9, False), (9, True), (400, False), (None, False)])
+def test_one_threshold_for_a_batch_keeps_what_a_dense_encoder_would(count: int | None, autocast: bool) -> None:
+    x, W, b = (random(*s, seed=5, dtype=torch.float32).requires_grad_() for s in ((5, 8), (40, 8), (40,)))
+    active = torch.tensor([True, True, False, True, True], device=DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
+        chosen, threshold = GPU.encode_threshold(x, W, b, active, count=count, threshold=1.5)
+        pre = torch.where(active.unsqueeze(1), x @ W.T + b, 0)
+    positive = pre[pre > 0].sort(descending=True).values
+    expected = torch.tensor(1.5) if count is None else positive[min(count, len(positive)) - 1]
+    torch.testing.assert_close(threshold, expected.to(DEVICE))
+    dense = torch.where(pre >= threshold * (1 - 1e-6), pre, 0) * (pre > 0)
+    values, indices, _ = chosen
+    torch.testing.assert_close(scatter_dense(indices, values, 40), dense)
+    unused = values == 0
+    assert not indices[unused].any() and (unused.int().diff(dim=1) <= 0).all() and not unused.all(0).any()
+    slopes = random(5, 40, seed=6, dtype=torch.float32)
+    fast, slow = (
+        torch.autograd.grad((slopes * c).sum(), [x, W, b]) for c in (scatter_dense(indices, values, 40), dense)
+    )
+    tolerance = 2**-6 if autocast else 1e-5
+    assert all((a - e).norm() <= tolerance * e.norm() for a, e in zip(fast, slow, strict=True))
+
+
+def test_a_token_with_more_entries_than_are_taken_asks_for_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chronosae.kernels.gpu.threshold.LEAST", 2)
+    x, W, b = torch.eye(9, device=DEVICE), torch.zeros(40, 9, device=DEVICE), torch.zeros(40, device=DEVICE)
+    W[:10, 0] = 5
+    assert GPU.encode_threshold(x, W, b, count=9) is None
+    W[:8, 0] = 0
+    assert GPU.encode_threshold(x, W, b, count=9) is not None
 
 
 @pytest.mark.parametrize("n", [0, 2])

@@ -39,7 +39,21 @@ def encode_topk(
     h = (x if centre is None else x.detach()).contiguous()
     with without_autocast(x.device):
         chosen = choose(h.detach(), W.detach(), bias.detach(), k, active, low)
-        values, known = _Chosen.apply(h, W, bias, active, centre, wanted, *chosen, low)  # pyright: ignore[reportGeneralTypeIssues]
+        return with_gradient(h, W, bias, active, centre, wanted, chosen, low)
+
+
+def with_gradient(
+    x: Float[Tensor, "n d"],
+    W: Float[Tensor, "f d"],
+    bias: Float[Tensor, " f"],
+    active: Bool[Tensor, " n"] | None,
+    centre: Float[Tensor, " d"] | None,
+    wanted: Int[Tensor, " m"] | None,
+    chosen: tuple[Float[Tensor, "n s"], Int[Tensor, "n s"]],
+    low: torch.dtype | None,
+) -> tuple[Float[Tensor, "n s"], Int[Tensor, "n s"], Float[Tensor, "n m"] | None]:
+    """Values and indices chosen already, with the gradient of the values, and `x W^T` of `wanted` with its own."""
+    values, known = _Chosen.apply(x, W, bias, active, centre, wanted, *chosen, low)  # pyright: ignore[reportGeneralTypeIssues]
     return values, chosen[1], known
 
 

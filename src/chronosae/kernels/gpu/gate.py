@@ -39,7 +39,7 @@ def _load() -> SimpleNamespace | None:
     if os.environ.get("CHRONOSAE_KERNELS") == "torch":
         return None
     try:
-        from chronosae.kernels.gpu import counts, decode, distance, encode, largest, update
+        from chronosae.kernels.gpu import counts, decode, distance, encode, largest, threshold, update
     except ImportError:
         return None
     except Exception as error:
@@ -48,6 +48,7 @@ def _load() -> SimpleNamespace | None:
     return SimpleNamespace(
         adamw_=update.adamw_,
         count_active=counts.count_active,
+        encode_threshold=threshold.encode_threshold,
         encode_topk=encode.encode_topk,
         gradient_energy=update.gradient_energy,
         largest_positive=largest.largest_positive,
