@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
 from chronosae.autoencoders.draws import Draws
+from chronosae.autoencoders.evidence import Evidence
 from chronosae.autoencoders.layout import Layout, default_positions, number_documents, zero_masked
 from chronosae.autoencoders.pre_activations import CentredInputs, Deferred, Inputs, LinearEncoder
 from chronosae.autoencoders.spec import Normalisation, Spec
@@ -310,14 +311,16 @@ class Autoencoder(nn.Module):
         wanted: Int[Tensor, " m"] | None = None,
     ) -> tuple[Float[Tensor, "*tokens d_sae"] | Deferred, Codes]:
         """As `_encode`, but where the activation function can do without pre-activations none are computed."""
-        if type(self)._encode is not Autoencoder._encode or self.kernel is not None or self.position_mask is not None:
+        evidence = self._evidence(layout, training)
+        looks_into_stream = memory is not None and self.kernel is not None
+        if type(self)._encode is not Autoencoder._encode or not evidence.sparse or looks_into_stream:
             return self._encode(target, scale, mask, layout, training=training, memory=memory)
         plain = self.norm is None and self.mixer is None and (training is None or self.cfg.corruption is None)
         if plain:
             inputs = CentredInputs(target, self.b_dec, mask)
         else:
             inputs = Inputs(self._inputs(target, mask, layout, training, memory))
-        encoder = LinearEncoder(inputs, self.W_enc, self.b_enc, wanted)
+        encoder = LinearEncoder(inputs, self.W_enc, evidence, wanted)
         shortcut = self.activation.encode(encoder, mask, scale, training is not None)
         return shortcut or self._activate(inputs.h, scale, mask, layout, training, memory)
 
@@ -361,15 +364,17 @@ class Autoencoder(nn.Module):
         memory: "Memory | None",
     ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
         """Pre-activations and codes of what the linear encoder reads."""
-        s = h @ self.W_enc
-        if self.kernel is not None:
-            assert layout is not None
-            s = self.kernel(s, layout, memory and memory.recall("kernel", s, layout.doc_ids))
-        pre = s + self.b_enc
-        if self.position_mask is not None:
-            assert layout is not None
-            pre = self.position_mask(pre, layout.positions, training is not None)
+        s, evidence = h @ self.W_enc, self._evidence(layout, training)
+        past = (
+            None
+            if memory is None or layout is None or self.kernel is None
+            else memory.recall("kernel", s, layout.doc_ids)
+        )
+        pre = evidence.of_all(s, past)
         return pre, self.activation(pre, mask, scale, training is not None)
+
+    def _evidence(self, layout: Layout | None, training: Draws | None) -> Evidence:
+        return Evidence(self.b_enc, self.kernel, self.position_mask, layout, training is not None)
 
     def _mix(self, h: Tensor, layout: Layout | None, memory: "Memory | None") -> Tensor:
         assert self.mixer is not None

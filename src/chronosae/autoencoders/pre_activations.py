@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.autoencoders.evidence import Evidence
 from chronosae.autoencoders.layout import zero_masked
 from chronosae.kernels import centred_rows
 
@@ -54,21 +55,22 @@ class CentredInputs(Inputs):
 
 
 class LinearEncoder(NamedTuple):
-    """`h W_enc + b_enc`, not computed yet."""
+    """`h W_enc` and what follows it, not computed yet."""
 
     inputs: Inputs
     W_enc: Float[Tensor, "d_in d_sae"]
-    b_enc: Float[Tensor, " d_sae"]
+    evidence: Evidence
     wanted: Int[Tensor, " m"] | None
     """Features whose pre-activations will be asked for."""
 
     def codes(
         self, chosen: tuple[Tensor, Tensor, Tensor | None], scale: Float[Tensor, "*tokens"] | None
     ) -> "tuple[Deferred, Codes]":
-        """What a kernel chose (values, indices, and the pre-activations of `wanted`), one row a token."""
+        """What a kernel chose (values, indices, and `h W_enc` of `wanted`), one row a token."""
         shape, (values, indices, known) = self.inputs.tokens, chosen
         slots = values.shape[1]
-        codes = SparseCodes(values.view(*shape, slots), scale, indices.view(*shape, slots), len(self.b_enc))
+        values, indices = values.view(*shape, slots), indices.view(*shape, slots)
+        codes = SparseCodes(self.evidence.at_slots(values, indices), scale, indices, self.W_enc.shape[1])
         return Deferred(self, None if known is None else known.view(*shape, known.shape[1])), codes
 
 
@@ -77,7 +79,7 @@ class Deferred:
 
     Arguments:
         encoder: what makes them.
-        known: those of `encoder.wanted`, at hand already.
+        known: `h W_enc` of `encoder.wanted`, at hand already.
     """
 
     def __init__(self, encoder: LinearEncoder, known: Float[Tensor, "*tokens m"] | None) -> None:
@@ -86,11 +88,11 @@ class Deferred:
     @cached_property
     def dense(self) -> Float[Tensor, "*tokens d_sae"]:
         """Those of all features."""
-        return self.encoder.inputs.h @ self.encoder.W_enc + self.encoder.b_enc
+        return self.encoder.evidence.of_all(self.encoder.inputs.h @ self.encoder.W_enc)
 
     def of(self, features: Int[Tensor, " m"]) -> Float[Tensor, "*tokens m"]:
         """Those of some features."""
-        wanted = self.encoder.wanted
-        if self.known is not None and wanted is not None and torch.equal(features, wanted):
-            return self.known
-        return self.encoder.inputs.h @ self.encoder.W_enc[:, features] + self.encoder.b_enc[features]
+        wanted, s = self.encoder.wanted, self.known
+        if s is None or wanted is None or not torch.equal(features, wanted):
+            s = self.encoder.inputs.h @ self.encoder.W_enc[:, features]
+        return self.encoder.evidence.of_some(s, features)

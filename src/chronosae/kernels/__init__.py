@@ -8,8 +8,10 @@ from chronosae.kernels.adam import Moments, Rates, adamw_, adamw_dense_, as_rows
 from chronosae.kernels.causal_taps import causal_taps, causal_taps_dense
 from chronosae.kernels.centre import centred_rows
 from chronosae.kernels.compiled import compiled_kernels, dense_only
+from chronosae.kernels.context import Gate, Lookback, earlier_tokens
+from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
-from chronosae.kernels.rows import some_rows
+from chronosae.kernels.rows import sigmoid, some_entries, some_rows
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
 from chronosae.kernels.slots import count_active
 from chronosae.kernels.sparse_decode import dense_decode, scatter_dense, sparse_decode
@@ -17,6 +19,8 @@ from chronosae.kernels.sparse_encode import encode_threshold, encode_topk, encod
 from chronosae.kernels.squared_error import squared_error, squared_error_dense
 
 __all__ = [
+    "Gate",
+    "Lookback",
     "Moments",
     "Rates",
     "adamw_",
@@ -30,15 +34,20 @@ __all__ = [
     "count_active",
     "dense_decode",
     "dense_only",
+    "earlier_tokens",
     "encode_threshold",
     "encode_topk",
     "encode_topk_dense",
+    "encode_topk_in_context",
+    "encode_topk_in_context_dense",
     "gradient_energy",
     "largest_positive",
     "largest_positive_dense",
     "rectify_largest",
     "rectify_largest_dense",
     "scatter_dense",
+    "sigmoid",
+    "some_entries",
     "some_rows",
     "sparse_decode",
     "squared_error",

@@ -59,10 +59,10 @@ def _load() -> SimpleNamespace | None:
         # The package's own folder may be read-only, or shared by machines of several kinds.
         config.CACHE_DIR = before or str(_cache_folder())
         try:
-            from chronosae.kernels.loops import bits, dense, rank, select, sparse, threshold, update
+            from chronosae.kernels.loops import bits, context, dense, rank, select, sparse, threshold, update, windows
         finally:
             config.CACHE_DIR = before
-        modules = bits, dense, rank, select, sparse, threshold, update
+        modules = bits, context, dense, rank, select, sparse, threshold, update, windows
         found = SimpleNamespace(**{name: loop for module in modules for name, loop in vars(module).items()})
         one = torch.ones(2).numpy()
         assert found.dot(one, one) == 2

@@ -1,6 +1,6 @@
-"""A few rows of a large weight.
+"""A few rows, or a few entries, of a large weight.
 
-Shapes: F d_sae, D d_in, M rows.
+Shapes: F d_sae, D d_in, M rows, P rows of gates.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from chronosae.kernels.memory import recycled
 
 def some_rows(W: Float[Tensor, "f d"], rows: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
     """`W[rows]`, rows distinct. Its gradient is as large as W, so that on the CPU its memory is used again."""
-    if W.device.type != "cpu":
+    if not _on_cpu(W):
         return W.index_select(0, rows)
     return _SomeRows.apply(W, rows)  # pyright: ignore[reportReturnType]
 
@@ -32,3 +32,38 @@ class _SomeRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (rows,) = ctx.saved_tensors
         return recycled(ctx.shape, grad.dtype).zero_().index_copy_(0, rows, grad), None
+
+
+def some_entries(W: Float[Tensor, "p f"], rows: Int[Tensor, "*#n"], columns: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """`W[rows, columns]`, which may repeat. On the CPU, the memory of its gradient, as large as W, is used again."""
+    if not _on_cpu(W):
+        return W[rows, columns]
+    return _SomeEntries.apply(W, (rows * W.shape[1] + columns).flatten()).view(columns.shape)  # pyright: ignore
+
+
+class _SomeEntries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, W: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = tuple(W.shape)
+        return W.reshape(-1).index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (places,) = ctx.saved_tensors
+        out = recycled(ctx.shape, grad.dtype).zero_()
+        out.view(-1).index_add_(0, places, grad)
+        return out, None
+
+
+@torch.no_grad()
+def sigmoid(logits: Float[Tensor, "p f"]) -> Float[Tensor, "p f"]:
+    """Without gradient; on the CPU, in memory that is used again."""
+    return (
+        torch.sigmoid(logits, out=recycled(tuple(logits.shape), logits.dtype)) if _on_cpu(logits) else logits.sigmoid()
+    )
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"

@@ -37,7 +37,7 @@ def encode_topk(
         active: tokens that get any; all by default. Rows of the others must be zero.
         centre: what was subtracted from every active row of x. It then gets the gradient that x would have passed on,
             without computing that of every row.
-        wanted: features whose entries are also returned, all tokens', with their gradient: the third output.
+        wanted: features whose `x W^T` (no bias) is also returned, all tokens', with its gradient: the third output.
     """
     if loops_for(x, W, bias) is None:
         return encode_topk_dense(x, W, bias, k, active, centre, wanted)
@@ -59,11 +59,12 @@ def encode_topk_dense(
     if centre is not None:
         moved = centre.detach() - centre
         x = x.detach() + (moved if active is None else moved * active.unsqueeze(-1))
-    pre = x @ W.T + bias
+    s = x @ W.T
+    pre = s + bias
     indices = largest_positive_dense(pre, k)[1]
     if active is not None:
         indices = indices * active.unsqueeze(1)
-    return at_slots(pre, indices, active), indices, None if wanted is None else pre[:, wanted]
+    return at_slots(pre, indices, active), indices, None if wanted is None else s[:, wanted]
 
 
 def encode_threshold(
@@ -122,13 +123,13 @@ class _Chosen(torch.autograd.Function):
         values: Tensor,
         indices: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
-        h, W, bias = x.detach(), W.detach(), bias.detach()
+        h, W = x.detach(), W.detach()
         ctx.save_for_backward(h, W, indices, values, wanted, active)
         ctx.set_materialize_grads(False)
         if wanted is None or not len(wanted):
             return values.view_as(values), None if wanted is None else h.new_zeros(len(h), 0)
         known = recycled((len(h), len(wanted)), h.dtype)
-        return values.view_as(values), torch.addmm(bias[wanted], h, W[wanted].T, out=known)
+        return values.view_as(values), torch.mm(h, W[wanted].T, out=known)
 
     @staticmethod
     @once_differentiable
@@ -139,15 +140,14 @@ class _Chosen(torch.autograd.Function):
         grad_x = combine(indices, torch.where(values != 0, grad, 0), W) if ctx.needs_input_grad[0] else None
         if grad_known is not None and len(wanted):
             grad_W[wanted] += grad_known.T @ h
-            grad_bias[wanted] += grad_known.sum(0)
             if grad_x is not None:
                 grad_x += grad_known @ W[wanted]
         grad_centre = None
         if ctx.needs_input_grad[4]:
             # The gradient of x summed over the active tokens, without computing it for each.
             total = grad_bias
-            if grad_known is not None and active is not None:
-                total = total.index_add(0, wanted, -grad_known[~active].sum(0))
+            if grad_known is not None:
+                total = total.index_add(0, wanted, (grad_known if active is None else grad_known[active]).sum(0))
             grad_centre = -(total @ W)
         return grad_x, grad_W, grad_bias, None, grad_centre, None, None, None
 

@@ -1,13 +1,79 @@
 """Sums over sliding windows without visiting a window: each activation is an interval of the windows that hold it.
 
-Shapes: E intervals. Time is an integer axis on which the features are laid end to end.
+Shapes: E activations or intervals, N tokens. Time is an integer axis on which the features are laid end to end.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from chronosae.kernels.compiled import loops_for, parallel
+from chronosae.kernels.slots import by_feature
+
+
+class Windows(NamedTuple):
+    """Sliding windows over tokens that are numbered by their rank."""
+
+    length: int
+    enter: Int[Tensor, " n"]
+    leave: Int[Tensor, " n"]
+    """The windows `enter <= w < leave` hold a token; both ascend."""
+    later: Bool[Tensor, " n"]
+    """The token of the rank before is of the same document."""
+
+
+def window_variance(
+    values: Float[Tensor, " e"],
+    features: Int[Tensor, " e"],
+    ranks: Int[Tensor, " e"],
+    windows: Windows,
+    d_sae: int,
+    eps: float,
+    by_persistence: bool,
+) -> Float[Tensor, ""] | None:
+    """`sum_f [ sum_W Var_{t in W}(z_tf) / (E_t[z_tf^2] + eps) ]`, each summand times the feature's persistence or not.
+
+    `values` are those of `features` at the tokens of `ranks`, these ascending for each feature; zeros count as nothing.
+    O(e): each activation enters and leaves a running sum once. Gradient to `values`, once; persistence takes none.
+    None where there is no compiler.
+    """
+    if loops_for(values) is None:
+        return None
+    return _WindowVariance.apply(values, features, ranks, windows, d_sae, eps, by_persistence)  # pyright: ignore[reportReturnType]
+
+
+class _WindowVariance(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        features: Tensor,
+        ranks: Tensor,
+        windows: Windows,
+        d_sae: int,
+        eps: float,
+        by_persistence: bool,
+    ) -> Tensor:
+        loops, z = loops_for(values), values.detach().contiguous()
+        assert loops is not None
+        slots = by_feature(features.view(-1, 1), z.view(-1, 1), d_sae)
+        errors, grad = np.empty(d_sae), torch.zeros_like(z)
+        spans = windows.enter.numpy(), windows.leave.numpy()
+        before = slots.start, slots.place, z.numpy(), ranks.numpy(), spans, windows.later.numpy()
+        options = by_persistence, windows.length, eps
+        parallel(slots.bounds, lambda a, b: loops.window_variance(*before, *options, a, b, errors, grad.numpy()))
+        ctx.save_for_backward(grad)
+        return torch.tensor(errors.sum(), dtype=values.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (slopes,) = ctx.saved_tensors
+        return slopes * grad, None, None, None, None, None, None
 
 
 def interval_energy(

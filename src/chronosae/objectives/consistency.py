@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chronosae.autoencoders.codes import Codes
-from chronosae.kernels.window_variance import interval_energy
-from chronosae.objectives.active import active_codes, count_fired, squares_by_feature
+from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.kernels.window_variance import Windows, interval_energy, window_variance
+from chronosae.objectives.active import Active, active_codes, squares_by_feature
 from chronosae.objectives.spans import Spans, document_spans
 
 
@@ -38,29 +38,58 @@ def consistency_error(
         raise ValueError(f"window is {window}; the variance within a window needs at least 2 tokens")
     spans = document_spans(mask, doc_ids)
     enter, leave = _windows_of_tokens(spans, window)
-    active = active_codes(codes, mask)
+    windows = Windows(window, enter, leave, torch.arange(len(spans.tokens), device=mask.device) > spans.start)
     n_windows = int((leave - enter).sum()) // window  # every window holds `window` tokens
-    if n_windows == 0 or len(active.values) == 0:
+    fired = _active_features(codes, mask)
+    if n_windows == 0 or fired == 0:
         return codes.values.sum() * 0.0
-    scale = (squares_by_feature(active, codes.d_sae) / len(spans.tokens) + eps).rsqrt()
+    rank = torch.zeros(mask.numel(), dtype=torch.long, device=mask.device)
+    rank[spans.tokens] = torch.arange(len(spans.tokens), device=mask.device)
+    error = _fused(codes, mask, rank, windows, eps, by_persistence)
+    if error is None:
+        error = _by_sorting(active_codes(codes, mask), rank, windows, codes.d_sae, eps, by_persistence)
+    return (error / (n_windows * fired)).to(codes.values.dtype)
 
+
+def _active_features(codes: Codes, mask: Bool[Tensor, "batch pos"]) -> int:
+    """How many features fired at an unmasked token."""
+    fired = (codes.values != 0) & mask.unsqueeze(-1)
+    if not isinstance(codes, SparseCodes):
+        return int(fired.flatten(0, 1).any(0).sum())
+    seen = torch.zeros(codes.d_sae + 1, dtype=torch.bool, device=mask.device)
+    seen[torch.where(fired, codes.indices, codes.d_sae).flatten()] = True
+    return int(seen[:-1].sum())
+
+
+def _fused(
+    codes: Codes, mask: Bool[Tensor, "batch pos"], rank: Int[Tensor, " n"], windows: Windows, eps: float, weigh: bool
+) -> Float[Tensor, ""] | None:
+    """The sum over features, in one pass over the slots of sparse codes; None where that can't be done."""
+    if not isinstance(codes, SparseCodes):
+        return None
+    values = torch.where(mask.unsqueeze(-1), codes.values, 0).flatten()
+    ranks = rank.repeat_interleave(codes.values.shape[-1])
+    return window_variance(values, codes.indices.flatten(), ranks, windows, codes.d_sae, eps, weigh)
+
+
+def _by_sorting(
+    active: Active, rank: Int[Tensor, " n"], windows: Windows, d_sae: int, eps: float, weigh: bool
+) -> Float[Tensor, ""]:
+    """The same from all active codes, with torch's own operations."""
+    n_tokens, window = len(windows.enter), windows.length
+    scale = (squares_by_feature(active, d_sae) / n_tokens + eps).rsqrt()
     # By feature, then time: the order in which activations enter (and leave) the windows' running sums.
-    n_tokens = len(spans.tokens)
-    rank = torch.empty(mask.numel(), dtype=torch.long, device=mask.device)
-    rank[spans.tokens] = torch.arange(n_tokens, device=mask.device)
     key, order = (active.features * (n_tokens + 1) + rank[active.tokens]).sort()
     features = key.div(n_tokens + 1, rounding_mode="floor")
     ranks = key - features * (n_tokens + 1)
     values = active.values.index_select(0, order) * scale.index_select(0, features)
-    if by_persistence:
-        share = _persistence(features, key, (ranks > spans.start[ranks]), codes.d_sae)
+    if weigh:
+        share = _persistence(features, key, windows.later[ranks], d_sae)
         values = values * share.to(values.dtype).sqrt().index_select(0, features)
-    enter, leave = enter[ranks], leave[ranks]
-
+    enter, leave = windows.enter[ranks], windows.leave[ranks]
     squares = (values.square() * (leave - enter)).sum() / window
     squared_means = interval_energy(values, key + (enter - ranks), key + (leave - ranks)) / window**2
-    error = (squares - squared_means) / (n_windows * count_fired(active, codes.d_sae))
-    return error.to(codes.values.dtype)
+    return squares - squared_means
 
 
 def _persistence(

@@ -101,6 +101,8 @@ def _gate_aux(term: specs.GateAuxTerm, step: StepContext) -> Tensor:
 
 @computes(specs.AuxKTerm)
 def _auxk(term: specs.AuxKTerm, step: StepContext) -> Tensor | None:
+    if not step.dead.any():
+        return None
     if isinstance(step.sae, Crosscoder):
         return window_auxk_error(step.sae, step.forward, step.dead, term.k_aux)
     return auxk_error(_where_open(step), step.sae.W_dec, step.dead, term.k_aux)

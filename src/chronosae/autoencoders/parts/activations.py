@@ -11,7 +11,7 @@ from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
 from chronosae.autoencoders.parts.selection import DENSE_SHARE, compact, select_topk, smallest_of_largest
 from chronosae.autoencoders.pre_activations import Deferred, LinearEncoder
-from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk
+from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk, encode_topk_in_context
 
 ACTIVATIONS: Registry["ActivationSpec"] = Registry("activation")
 
@@ -152,12 +152,15 @@ class _TopK(Activation):
     def encode(
         self, encoder: LinearEncoder, mask: Tensor | None, scale: Tensor | None, training: bool
     ) -> tuple[Deferred, Codes] | None:
-        # Autocast asks for products in bfloat16, these are exact.
-        if torch.is_autocast_enabled(encoder.W_enc.device.type) or not compiled_kernels(encoder.W_enc, encoder.b_enc):
+        if not _has_kernels(encoder):
             return None
-        inputs, active = encoder.inputs, None if mask is None else mask.reshape(-1)
-        weights = encoder.W_enc.T, encoder.b_enc
-        return encoder.codes(encode_topk(inputs.rows(), *weights, self.k, active, inputs.centre, encoder.wanted), scale)
+        inputs, active, evidence = encoder.inputs, None if mask is None else mask.reshape(-1), encoder.evidence
+        weights = encoder.W_enc.T, evidence.b_enc
+        if evidence.plain:
+            chosen = encode_topk(inputs.rows(), *weights, self.k, active, inputs.centre, encoder.wanted)
+            return encoder.codes(chosen, scale)
+        context = evidence.lookback(), evidence.gate(), active, inputs.centre, encoder.wanted
+        return encoder.codes(encode_topk_in_context(inputs.rows(), *weights, self.k, *context), scale)
 
 
 class _BatchTopK(Activation):
@@ -179,16 +182,16 @@ class _BatchTopK(Activation):
     def encode(
         self, encoder: LinearEncoder, mask: Tensor | None, scale: Tensor | None, training: bool
     ) -> tuple[Deferred, Codes] | None:
-        if torch.is_autocast_enabled(encoder.W_enc.device.type) or not compiled_kernels(encoder.W_enc, encoder.b_enc):
+        if not _has_kernels(encoder) or not encoder.evidence.plain:
             return None
         inputs, active = encoder.inputs, None if mask is None else mask.reshape(-1)
         rows = inputs.rows()
         which: dict[str, Any] = {"threshold": float(self.threshold)}
         if training:
             which = {"count": self.k * (len(rows) if active is None else int(active.sum()))}
-        weights = encoder.W_enc.T, encoder.b_enc
+        weights = encoder.W_enc.T, encoder.evidence.b_enc
         found = encode_threshold(rows, *weights, active, inputs.centre, encoder.wanted, **which)
-        if found is None or found[0][0].shape[1] > DENSE_SHARE * len(encoder.b_enc):
+        if found is None or found[0][0].shape[1] > DENSE_SHARE * encoder.W_enc.shape[1]:
             return None
         if training:
             self._remember(found[1])
@@ -279,6 +282,12 @@ class _WinnerTakeAll(Activation):
 
     def rescale(self, factor: float) -> None:
         self.thresholds.div_(factor)
+
+
+def _has_kernels(encoder: LinearEncoder) -> bool:
+    # Autocast asks for products in bfloat16, these are exact.
+    W_enc = encoder.W_enc
+    return not torch.is_autocast_enabled(W_enc.device.type) and compiled_kernels(W_enc, encoder.evidence.b_enc)
 
 
 def _unmasked(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,14 +3,14 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from chronosae.autoencoders.layout import Layout, Past
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
 from chronosae.autoencoders.parts.mixers import check_rates
-from chronosae.kernels import causal_taps
+from chronosae.kernels import Lookback, causal_taps, earlier_tokens
 
 KERNELS: Registry["KernelSpec"] = Registry("kernel")
 
@@ -51,7 +51,44 @@ class FeatureConv(KernelSpec):
         return _FeatureConv(self, d_sae)
 
 
-class _FeatureConv(nn.Module):
+class LaggedKernel(nn.Module):
+    """Base of the kernels that add each feature's own past, weighed by lag: `y_t = s_t + sum_l w_l s_{t-l}`.
+
+    The sparse training step knows these; another module in this slot works, on all pre-activations.
+    """
+
+    def by_lag(self) -> dict[int, Float[Tensor, " d_sae"]]:
+        """The weights of each lag, lags positive and ascending."""
+        raise NotImplementedError
+
+    def forward(
+        self, s: Float[Tensor, "batch pos d_sae"], layout: Layout | None, past: Past | None
+    ) -> Float[Tensor, "batch pos d_sae"]:
+        return _add_past(s, self.by_lag(), layout, past)
+
+    def of_some(
+        self, s: Float[Tensor, "batch pos m"], features: Int[Tensor, " m"], layout: Layout
+    ) -> Float[Tensor, "batch pos m"]:
+        """The same for some features, `s` being theirs."""
+        return _add_past(s, {lag: weights[features] for lag, weights in self.by_lag().items()}, layout, None)
+
+    def lookback(self, layout: Layout) -> Lookback:
+        """The lags as the sparse step takes them."""
+        weights = self.by_lag()
+        lags, (batch, pos) = tuple(weights), layout.mask.shape
+        sources = earlier_tokens((batch, pos), lags, layout.doc_ids).to(layout.mask.device)
+        return Lookback(torch.stack(list(weights.values())), lags, sources)
+
+
+def _add_past(
+    s: Float[Tensor, "batch pos m"], weights: dict[int, Tensor], layout: Layout | None, past: Past | None
+) -> Float[Tensor, "batch pos m"]:
+    docs = None if layout is None else layout.doc_ids
+    before, before_docs = (None, None) if past is None else past
+    return causal_taps(s, torch.stack(list(weights.values())), tuple(weights), docs, before, before_docs)
+
+
+class _FeatureConv(LaggedKernel):
     def __init__(self, cfg: FeatureConv, d_sae: int) -> None:
         super().__init__()
         self.cfg = cfg
@@ -71,11 +108,3 @@ class _FeatureConv(nn.Module):
                 lag, weight = tap * rate, self.taps[index, tap - 1]
                 weights[lag] = weights[lag] + weight if lag in weights else weight
         return dict(sorted(weights.items()))
-
-    def forward(
-        self, s: Float[Tensor, "batch pos d_sae"], layout: Layout | None, past: Past | None
-    ) -> Float[Tensor, "batch pos d_sae"]:
-        weights = self.by_lag()
-        docs = None if layout is None else layout.doc_ids
-        before, before_docs = (None, None) if past is None else past
-        return causal_taps(s, torch.stack(list(weights.values())), tuple(weights), docs, before, before_docs)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
+from chronosae.kernels import sigmoid, some_entries
 
 POSITION_MASKS: Registry["PositionMaskSpec"] = Registry("position mask")
 
@@ -150,6 +151,11 @@ class PositionMask(nn.Module):
         """M, at least 0."""
         raise NotImplementedError
 
+    @torch.no_grad()
+    def constant(self) -> Float[Tensor, "context d_sae"]:
+        """M without gradient."""
+        return self.weights()
+
     def rows(self, positions: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
         """The row of M for each position; masked tokens before the first real one (-1) get row 0.
 
@@ -169,10 +175,19 @@ class PositionMask(nn.Module):
     def forward(
         self, pre: Float[Tensor, "batch pos d_sae"], positions: Int[Tensor, "batch pos"], training: bool
     ) -> Float[Tensor, "batch pos d_sae"]:
-        M = self.weights()[self.rows(positions)].to(pre.dtype)
+        return self.weigh(pre, self.weights()[self.rows(positions)].to(pre.dtype), training)
+
+    def weigh(self, pre: Float[Tensor, "*any"], M: Float[Tensor, "*any"], training: bool) -> Float[Tensor, "*any"]:
+        """`relu(pre) * M`, entry by entry."""
         if training and self.cfg.masked_gradients:
             pre = torch.where(M >= 0.5, pre, pre.detach())
         return torch.relu(pre) * M
+
+    def at(
+        self, rows: Int[Tensor, "batch pos #slots"], features: Int[Tensor, "batch pos slots"]
+    ) -> Float[Tensor, "batch pos slots"]:
+        """M at some features of each token."""
+        return self.weights()[rows, features]
 
     def closed(self, indices: Int[Tensor, "batch pos slots"] | None, positions: Int[Tensor, "batch pos"]) -> Tensor:
         """Where M < 0.5: at the given features of each token, or at all of them."""
@@ -215,6 +230,15 @@ class SoftPositionMask(_LearnedMask):
 
     def weights(self) -> Float[Tensor, "context d_sae"]:
         return torch.sigmoid(self.logits)
+
+    def at(
+        self, rows: Int[Tensor, "batch pos #slots"], features: Int[Tensor, "batch pos slots"]
+    ) -> Float[Tensor, "batch pos slots"]:
+        return torch.sigmoid(some_entries(self.logits, rows, features))
+
+    @torch.no_grad()
+    def constant(self) -> Float[Tensor, "context d_sae"]:
+        return sigmoid(self.logits)
 
 
 class ImportancePositionMask(_LearnedMask):

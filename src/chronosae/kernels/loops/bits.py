@@ -12,6 +12,9 @@ from numba.extending import intrinsic
 
 # Sums may be reordered into vector lanes, once and for all at compile time; NaN and Inf keep their meaning.
 REORDER = {"reassoc", "contract", "nsz"}
+# Division by zero gives what numpy gives: Python's check for it would keep loops from vector instructions.
+loop = njit(nogil=True, cache=True, error_model="numpy")
+summing = njit(nogil=True, cache=True, error_model="numpy", fastmath=REORDER)
 
 
 @intrinsic
@@ -38,7 +41,7 @@ def _bitcast_to_int(context: Any, builder: Any, signature: Any, args: Any) -> An
     return builder.bitcast(args[0], ir.IntType(32))
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def key32(value):
     """An integer in the order of float32. Minus zero comes just before zero, NaN beyond one of the infinities."""
@@ -46,14 +49,14 @@ def key32(value):
     return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def value32(key):
     """Inverse of `key32`."""
     return float_of(np.uint32(np.int32(key) ^ ((np.int32(key) >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def value16(key):
     """The bfloat16 whose bits became an ordered int16 the way `key32` does it, as float32."""
@@ -61,7 +64,7 @@ def value16(key):
     return float_of(np.uint32(bits & 0xFFFF) << np.uint32(16))
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def dot(a, b):
     """Inner product, always summed in the same order: it depends on the two vectors alone."""
@@ -71,7 +74,7 @@ def dot(a, b):
     return total
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def kth_largest(keys, k, low, high):
     """The largest value that at least k of `keys` reach. Bisection: counting is one vector instruction for many."""
@@ -88,7 +91,7 @@ def kth_largest(keys, k, low, high):
     return keys.dtype.type(low)
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def round_rows(weights, bits, rounded, columns, first, last, norms, errors):
     """bfloat16 copies of rows: `rounded[f]`, with ||row|| and ||row - copy||.

@@ -3,12 +3,11 @@
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from chronosae.kernels.loops.bits import REORDER
+from chronosae.kernels.loops.bits import loop, summing
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def centred(x, centre, active, first, last, out):
     """`x - centre` for active tokens, zero for the others."""
@@ -20,7 +19,7 @@ def centred(x, centre, active, first, last, out):
             out[t] = 0
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def squared_distance(x, y, active, first, last, out):
     """`||x_t - y_t||^2` for active tokens, zero for the others."""
@@ -34,7 +33,7 @@ def squared_distance(x, y, active, first, last, out):
             out[t] = total
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def scaled_difference(x, y, active, scale, first, last, out):
     """`scale (y_t - x_t)` for active tokens, zero for the others."""
@@ -46,7 +45,7 @@ def scaled_difference(x, y, active, scale, first, last, out):
             out[t] = 0
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def count_active(indices, values, per_feature, per_token):
     """How often each feature is active, and how many are at each token."""

@@ -3,12 +3,11 @@
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from chronosae.kernels.loops.bits import key32, kth_largest
+from chronosae.kernels.loops.bits import key32, kth_largest, loop
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def rectify_largest(rows, k, first, last, out):
     """`out[t]`: the k largest positive entries of the row in their places; of equal ones the first, NaN as largest."""

@@ -8,15 +8,14 @@ Few entries lie above it, and only in groups whose maximum does.
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from chronosae.kernels.loops.bits import REORDER, dot, key32, kth_largest, value16, value32
+from chronosae.kernels.loops.bits import dot, key32, kth_largest, loop, summing, value16, value32
 
 # Relative error of rounding to bfloat16 (8 significant bits), towards the rounded value or from it.
 ROUNDED = np.float32(2.0**-8 * 1.01)
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def group_maxima(row, maxima):
     """Largest ordered key of the entries j, j + G, j + 2G ... of a row of float bits, for each j."""
@@ -34,7 +33,7 @@ def group_maxima(row, maxima):
             maxima[j] = max(maxima[j], row.dtype.type(v ^ ((v >> sign) & rest)))
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def above(row, maxima, cut, found):
     """Indices of the entries of value >= cut, in `found`; their number, or -1 when there are more than it can hold."""
@@ -55,7 +54,7 @@ def above(row, maxima, cut, found):
     return n
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def sort_small(a, n):
     """Ascending, in place; insertion is fastest for the few that are left of a row."""
@@ -70,7 +69,7 @@ def sort_small(a, n):
         a[j] = x
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def keep_largest(candidates, exact, keys, n, k, indices, values):
     """Write the k largest positive of n candidates, indices ascending after the unused slots (0, 0).
@@ -98,7 +97,7 @@ def keep_largest(candidates, exact, keys, n, k, indices, values):
             spare -= np.int32(equal)
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias, k, groups, first, last, out):
     """TopK of the exact `x W^T + bias` of tokens `rows[first:last]`, with the help of approximate ones.
@@ -140,7 +139,7 @@ def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias
         keep_largest(found, exact, keys, n, k, indices[t], values[t])
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def _narrow(row, x_error, x_norm, W_norms, W_errors, rounding, k, found, bounds, keys, n):
     """Drop candidates that can't be among the k largest, by the slack of each feature instead of the worst one's."""
@@ -163,7 +162,7 @@ def _narrow(row, x_error, x_norm, W_norms, W_errors, rounding, k, found, bounds,
     return kept
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def scan(rows, x, W, bias, k, first, last, out):
     """The same by computing every exact pre-activation: for the tokens that `choose` leaves undecided."""
@@ -178,7 +177,7 @@ def scan(rows, x, W, bias, k, first, last, out):
         undecided[t] = False
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def largest(row_bits, row_values, k, groups, first, last, indices, values):
     """The k largest positive entries of given float32 rows, NaN counting as largest."""

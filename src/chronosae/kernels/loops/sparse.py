@@ -7,12 +7,11 @@ feature by feature, so that one pass over the features reads every weight row on
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from chronosae.kernels.loops.bits import REORDER, dot
+from chronosae.kernels.loops.bits import dot, loop, summing
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def by_feature(indices, values, d_sae):
     """Counting sort of the slots whose value isn't zero: those of feature f are `place[start[f]:start[f + 1]]`."""
@@ -33,7 +32,7 @@ def by_feature(indices, values, d_sae):
     return start, place
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def combine(indices, values, W, bias, first, last, out):
     """`out[t] = sum_s values[t, s] W[indices[t, s]] + bias`, four rows a pass."""
@@ -55,7 +54,7 @@ def combine(indices, values, W, bias, first, last, out):
                 total[i] += a * A[i]
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def decode_gradients(start, place, slots, values, grad, W, first, last, grad_W, grad_values):
     """`grad_W[f] = sum values[p] grad[token of p]` and `grad_values[p] = grad[token of p] . W[f]` over slots p of f."""
@@ -73,7 +72,7 @@ def decode_gradients(start, place, slots, values, grad, W, first, last, grad_W, 
             grad_values[p] = product
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def weighted_rows(start, place, slots, values, x, first, last, grad_W, grad_bias):
     """`grad_W[f] = sum values[p] x[token of p]` and `grad_bias[f] = sum values[p]` over slots p of f."""
@@ -99,7 +98,7 @@ def weighted_rows(start, place, slots, values, x, first, last, grad_W, grad_bias
         grad_bias[f] = bias
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def silent_gradients(indices, values, grad, W, first, last, grad_values):
     """`grad[t] . W[indices[t, s]]` for the slots of value 0, which belong to no feature's list."""

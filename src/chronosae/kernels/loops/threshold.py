@@ -3,13 +3,12 @@
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from chronosae.kernels.loops.bits import REORDER, dot, value16, value32
+from chronosae.kernels.loops.bits import dot, loop, summing, value16, value32
 from chronosae.kernels.loops.select import ROUNDED, above, group_maxima, sort_small
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def lower_bounds(approx, rows, x_norms, x_errors, worst, first, last, maxima, bounds):
     """Maxima of groups of approximate entries of each row, and what the exact entry behind each is at least."""
@@ -22,7 +21,7 @@ def lower_bounds(approx, rows, x_norms, x_errors, worst, first, last, maxima, bo
             bounds[r, j] = v - rounding * abs(v) - slack
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def collect(approx, rows, x, x_norms, x_errors, W, worst, bias, least, maxima, first, last, found, exact, counts):
     """Exact entries of all that may be `least` or more, indices ascending; a count of -1 where there is no room."""
@@ -38,7 +37,7 @@ def collect(approx, rows, x, x_norms, x_errors, W, worst, bias, least, maxima, f
                 exact[r, q] = dot(x[t], W[found[r, q]]) + bias[found[r, q]]
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def kept_counts(exact, counts, threshold, kept):
     """How many positive entries of each row reach the threshold."""
@@ -48,7 +47,7 @@ def kept_counts(exact, counts, threshold, kept):
             kept[r] += np.int64(exact[r, q] >= threshold and exact[r, q] > 0)
 
 
-@njit(nogil=True, cache=True)
+@loop
 @no_type_check
 def write_kept(rows, found, exact, counts, kept, threshold, indices, values):
     """These entries in slots, after the unused ones."""

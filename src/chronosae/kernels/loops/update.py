@@ -3,12 +3,11 @@
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from chronosae.kernels.loops.bits import REORDER, dot
+from chronosae.kernels.loops.bits import dot, summing
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def gradient_energy(grad, weights, on_sphere, first, last, energy, along):
     """Squared norm of each row's gradient; on the sphere, of what is at right angles to the row, and the other part."""
@@ -22,7 +21,7 @@ def gradient_energy(grad, weights, on_sphere, first, last, energy, along):
             energy[r] = grad.dtype.type(0) if rest < 0 else rest
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@summing
 @no_type_check
 def adamw(weights, grad, mean, square, along, on_sphere, scale, rates, first, last):
     """One step of AdamW on `scale * (grad - along weights)`; on the sphere, rows end with norm 1.
