@@ -51,14 +51,13 @@ def harvest(subject: Subject, tokens: TokenBatch, sites: Sequence[str]) -> SiteB
         )
     device = subject.device
     ids = tokens.tokens.to(device)
-    acts = subject.activations(ids, list(sites))
+    acts = subject.activations(ids, list(sites), dtype=torch.float32)
     mask = tokens.mask.to(device)
     shared = {"tokens": ids, "mask": mask, "positions": tokens.positions.to(device)}
     doc_ids = tokens.doc_ids.to(device)
     batches: SiteBatches = {}
     for site in sites:
-        values = acts[site].float()
-        batches[site] = SequenceBatch(acts=values, doc_ids=doc_ids, source=tokens.source, **shared)
+        batches[site] = SequenceBatch(acts=acts[site], doc_ids=doc_ids, source=tokens.source, **shared)
     return batches
 
 
