@@ -18,7 +18,8 @@ from triton import language as tl
 
 from chronosae.kernels.gpu.candidates import candidates
 from chronosae.kernels.gpu.dots import dots
-from chronosae.kernels.gpu.keep import keep_largest
+from chronosae.kernels.gpu.entries import Extras
+from chronosae.kernels.gpu.keep import keep_largest, keep_largest_of
 from chronosae.kernels.gpu.launch import launch
 from chronosae.kernels.rounded import ROUNDING, SAFETY, TINY, Rounded
 
@@ -77,8 +78,9 @@ class _Task(NamedTuple):
         self, parts: Iterable[slice | Tensor], product: Callable[[slice | Tensor], Tensor], slack: Tensor
     ) -> None:
         """Decide tokens by products that are within `slack` (and their rounding) of exact ones."""
+        extras = Extras(self.bias)
         for part in parts:
-            found = candidates(product(part), self.k, self.bias, slack[part])
+            found = candidates(product(part), self.k, extras, slack[part])
             overfull = found.overfull
             # Nothing is known of their candidates.
             found = found._replace(counts=torch.where(overfull, 0, found.counts))
@@ -91,7 +93,7 @@ class _Task(NamedTuple):
         """Decide tokens by every exact pre-activation."""
         every = torch.arange(len(self.W), dtype=torch.int32, device=rows.device).expand(len(rows), -1)
         exact = dots(self.x[rows], self.W, every, self.bias)
-        self.values[rows], self.indices[rows] = keep_largest(candidates(exact, self.k), exact, self.k, by_feature=True)
+        self.values[rows], self.indices[rows] = keep_largest_of(candidates(exact, self.k), exact, self.k)
 
 
 def rounded(rows: Float[Tensor, "n d"]) -> Rounded:

@@ -39,7 +39,7 @@ def _load() -> SimpleNamespace | None:
     if os.environ.get("CHRONOSAE_KERNELS") == "torch":
         return None
     try:
-        from chronosae.kernels.gpu import counts, decode, distance, encode, largest, threshold, update
+        from chronosae.kernels.gpu import context, counts, decode, distance, encode, largest, threshold, update
     except ImportError:
         return None
     except Exception as error:
@@ -50,6 +50,7 @@ def _load() -> SimpleNamespace | None:
         count_active=counts.count_active,
         encode_threshold=threshold.encode_threshold,
         encode_topk=encode.encode_topk,
+        encode_topk_in_context=context.encode_topk_in_context,
         gradient_energy=update.gradient_energy,
         largest_positive=largest.largest_positive,
         sparse_decode=decode.sparse_decode,

@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.kernels.gpu.candidates import candidates
-from chronosae.kernels.gpu.keep import keep_largest
+from chronosae.kernels.gpu.entries import Extras
+from chronosae.kernels.gpu.keep import keep_largest_of
 from chronosae.kernels.select import largest_positive_dense
 
 # A larger k is a good part of any row: torch's choice is as fast.
@@ -29,5 +30,6 @@ def largest_positive(
             values, indices = torch.where(active.unsqueeze(1), values, 0), indices * active.unsqueeze(1)
         return values, indices
     pre = pre.contiguous()
-    values, indices = keep_largest(candidates(pre, k, bias), pre, k, active, bias, by_feature=True)
+    extras = Extras(bias)
+    values, indices = keep_largest_of(candidates(pre, k, extras), pre, k, active, extras)
     return values if bias is not None else values.to(pre.dtype), indices

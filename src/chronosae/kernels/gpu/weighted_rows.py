@@ -9,7 +9,7 @@ Shapes: N tokens, S slots, F d_sae, D d_in.
 from typing import no_type_check
 
 import triton
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from triton import language as tl
 
@@ -20,10 +20,13 @@ BLOCK_S, MOST_D = 16, 256
 
 
 def weighted_rows(
-    slots: Slots, values: Float[Tensor, "n s"], x: Float[Tensor, "n d"]
+    slots: Slots, values: Float[Tensor, "n s"], x: Float[Tensor, "m d"], tokens: Int[Tensor, " n"] | None = None
 ) -> tuple[Float[Tensor, "f d"], Float[Tensor, " f"]]:
-    """Sums over each feature's slots of `value * x[token]`, and of `value`, in float32 or float64."""
-    rows, sums, _ = _sums(slots, values, x, None)
+    """Sums over each feature's slots of `value * x[token]`, and of `value`, in float32 or float64.
+
+    `tokens` says whose slots a row holds, where several rows are one token's; else each is its own.
+    """
+    rows, sums, _ = _sums(slots, values, x, None, tokens)
     return rows, sums
 
 
@@ -31,19 +34,33 @@ def weighted_rows_and_dots(
     slots: Slots, values: Float[Tensor, "n s"], x: Float[Tensor, "n d"], W: Float[Tensor, "f d"]
 ) -> tuple[Float[Tensor, "f d"], Float[Tensor, "n s"]]:
     """The same rows, and `x[token] . W[feature]` for each slot, zero where the value is."""
-    rows, _, products = _sums(slots, values, x, W)
+    rows, _, products = _sums(slots, values, x, W, None)
     assert products is not None
     return rows, products.sum(0)
 
 
-def _sums(slots: Slots, values: Tensor, x: Tensor, W: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _sums(
+    slots: Slots, values: Tensor, x: Tensor, W: Tensor | None, tokens: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     d_sae, width, dtype = len(slots.first), x.shape[1], sum_dtype(values, x)
     block = power_of_two(width, 16, MOST_D)
     blocks = triton.cdiv(width, block)
     rows, sums = x.new_zeros(d_sae, width, dtype=dtype), x.new_zeros(d_sae, dtype=dtype)
     # One row for each block of columns: partial products, a value a slot and block, never a row a slot.
     products = None if W is None else x.new_zeros(blocks, *values.shape, dtype=dtype)
-    arguments = values.contiguous(), x, W, slots.place, slots.start, slots.first, slots.owner, rows, sums, products
+    arguments = (
+        values.contiguous(),
+        x,
+        W,
+        tokens,
+        slots.place,
+        slots.start,
+        slots.first,
+        slots.owner,
+        rows,
+        sums,
+        products,
+    )
     sizes = slots.per_token, values.numel(), width, slots.length, d_sae
     constants = {"SUM": sum_type(values, x), "BLOCK_S": BLOCK_S, "BLOCK_D": block}
     launch(_weighted_rows, (len(slots.owner), blocks), *arguments, *sizes, **constants)
@@ -56,6 +73,7 @@ def _weighted_rows(
     values,
     x,
     W,
+    tokens,
     place,
     start,
     first,
@@ -88,7 +106,10 @@ def _weighted_rows(
             p = tl.load(place + q, mask=q < end, other=0)
             value = tl.load(values + p, mask=q < end, other=0).to(SUM)
             inside = (q < end)[:, None] & (d < width)[None, :]
-            token = tl.load(x + (p // per_token)[:, None] * width + d[None, :], mask=inside, other=0).to(SUM)
+            t = p // per_token
+            if tokens is not None:
+                t = tl.load(tokens + t, mask=q < end, other=0)
+            token = tl.load(x + t[:, None] * width + d[None, :], mask=inside, other=0).to(SUM)
             total += value[:, None] * token
             weight += value
             if W is not None:
