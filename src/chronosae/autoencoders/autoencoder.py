@@ -21,6 +21,7 @@ from chronosae.autoencoders.evidence import Evidence
 from chronosae.autoencoders.layout import Layout, default_positions, number_documents, zero_masked
 from chronosae.autoencoders.pre_activations import CentredInputs, Deferred, Inputs, LinearEncoder
 from chronosae.autoencoders.spec import Normalisation, Spec
+from chronosae.kernels import centred, mixed_products
 
 if TYPE_CHECKING:
     from chronosae.autoencoders.streaming import Memory, Stream
@@ -351,7 +352,8 @@ class Autoencoder(nn.Module):
         if self.norm is not None:
             h = zero_masked(self.norm(h, mask, training is not None), mask)
         if self.mixer is not None:
-            h = zero_masked(self._mix(h, layout, memory), mask)
+            with mixed_products(training is not None):
+                h = zero_masked(self._mix(h, layout, memory), mask)
         return h
 
     def _activate(
@@ -383,7 +385,11 @@ class Autoencoder(nn.Module):
         return self.mixer(h, layout, memory and memory.recall("mixer", h, layout.doc_ids))
 
     def _centred(self, target: Tensor, mask: Tensor | None, training: Draws | None) -> Tensor:
-        h = zero_masked(target - self.b_dec, mask)
+        if target.requires_grad:
+            h = zero_masked(target - self.b_dec, mask)
+        else:
+            active = None if mask is None else mask.reshape(-1)
+            h = centred(target.reshape(-1, self.d_in), self.b_dec, active).view(target.shape)
         if training is None or self.cfg.corruption is None:
             return h
         return zero_masked(self.cfg.corruption.apply(h, training), mask)

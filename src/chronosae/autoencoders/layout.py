@@ -42,10 +42,12 @@ def number_documents(doc_ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch po
 
 def zero_masked(x: Float[Tensor, "*tokens width"], mask: Bool[Tensor, "*tokens"] | None) -> Tensor:
     """`x` with masked tokens at zero, whatever they held (`x * mask` would keep a NaN)."""
-    if mask is not None and not (torch.is_grad_enabled() and x.requires_grad):
+    if mask is None or (mask.device.type == "cpu" and bool(mask.all())):
+        return x
+    if not (torch.is_grad_enabled() and x.requires_grad):
         rows = x.reshape(-1, x.shape[-1])
         return centred_rows(rows, x.new_zeros(()).expand(x.shape[-1]), mask.reshape(-1)).view(x.shape)
-    return x if mask is None else torch.where(mask.unsqueeze(-1), x, 0)
+    return torch.where(mask.unsqueeze(-1), x, 0)
 
 
 def shifted(

@@ -6,10 +6,12 @@ where they are missing.
 
 from chronosae.kernels.adam import Moments, Rates, adamw_, adamw_dense_, as_rows, gradient_energy
 from chronosae.kernels.causal_taps import causal_taps, causal_taps_dense
-from chronosae.kernels.centre import centred_rows
+from chronosae.kernels.centre import centred, centred_rows
 from chronosae.kernels.compiled import compiled_kernels, dense_only
-from chronosae.kernels.context import Gate, Lookback, earlier_tokens
+from chronosae.kernels.context import Gate, Lookback, tokens_at
 from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
+from chronosae.kernels.depthwise import depthwise_taps
+from chronosae.kernels.mixed import mixed_products, product, unit_gram_energy
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
 from chronosae.kernels.rows import sigmoid, some_entries, some_rows
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
@@ -29,12 +31,13 @@ __all__ = [
     "at_slots",
     "causal_taps",
     "causal_taps_dense",
+    "centred",
     "centred_rows",
     "compiled_kernels",
     "count_active",
     "dense_decode",
     "dense_only",
-    "earlier_tokens",
+    "depthwise_taps",
     "encode_threshold",
     "encode_topk",
     "encode_topk_dense",
@@ -43,6 +46,8 @@ __all__ = [
     "gradient_energy",
     "largest_positive",
     "largest_positive_dense",
+    "mixed_products",
+    "product",
     "rectify_largest",
     "rectify_largest_dense",
     "scatter_dense",
@@ -52,4 +57,6 @@ __all__ = [
     "sparse_decode",
     "squared_error",
     "squared_error_dense",
+    "tokens_at",
+    "unit_gram_energy",
 ]

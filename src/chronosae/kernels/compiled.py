@@ -59,10 +59,21 @@ def _load() -> SimpleNamespace | None:
         # The package's own folder may be read-only, or shared by machines of several kinds.
         config.CACHE_DIR = before or str(_cache_folder())
         try:
-            from chronosae.kernels.loops import bits, context, dense, rank, select, sparse, threshold, update, windows
+            from chronosae.kernels.loops import (
+                bits,
+                context,
+                dense,
+                mixing,
+                rank,
+                select,
+                sparse,
+                threshold,
+                update,
+                windows,
+            )
         finally:
             config.CACHE_DIR = before
-        modules = bits, context, dense, rank, select, sparse, threshold, update, windows
+        modules = bits, context, dense, mixing, rank, select, sparse, threshold, update, windows
         found = SimpleNamespace(**{name: loop for module in modules for name, loop in vars(module).items()})
         one = torch.ones(2).numpy()
         assert found.dot(one, one) == 2

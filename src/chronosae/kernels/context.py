@@ -31,21 +31,26 @@ class Gate(NamedTuple):
     """Which row of the weights each token has."""
 
 
-def earlier_tokens(
+def tokens_at(
     shape: tuple[int, int], lags: tuple[int, ...], doc_ids: Int[Tensor, "batch pos"] | None
 ) -> Int[Tensor, "l n"]:
-    """Index of the token `lag` places earlier, sequences laid end to end; -1 where it is of another document."""
+    """Index of the token `lag` places earlier (later, if negative), sequences laid end to end.
+
+    -1 where that is outside the sequence or in another document.
+    """
     batch, pos = shape
     device = None if doc_ids is None else doc_ids.device
     token = torch.arange(batch * pos, device=device).view(batch, pos)
-    sources = token.new_full((len(lags), batch, pos), -1)
-    for source, lag in zip(sources, lags, strict=True):
-        if lag >= pos:
+    found = token.new_full((len(lags), batch, pos), -1)
+    for source, lag in zip(found, lags, strict=True):
+        if abs(lag) >= pos:
             continue
-        there = token[:, :-lag]
-        same = True if doc_ids is None else doc_ids[:, lag:] == doc_ids[:, :-lag]
-        source[:, lag:] = there if same is True else torch.where(same, there, -1)
-    return sources.flatten(1)
+        here, there = slice(max(lag, 0), pos + min(lag, 0)), slice(max(-lag, 0), pos - max(lag, 0))
+        if doc_ids is None:
+            source[:, here] = token[:, there]
+        else:
+            source[:, here] = torch.where(doc_ids[:, here] == doc_ids[:, there], token[:, there], -1)
+    return found.flatten(1)
 
 
 def look_back(s: Float[Tensor, "n f"], back: Lookback) -> Float[Tensor, "n f"]:

@@ -72,7 +72,7 @@ def choose_exactly(
     out = Choice(torch.zeros(n, k, dtype=torch.int64), x.new_zeros(n, k), x.new_zeros(n, k, lags))
     task = _Task(loops, x, W, bias, back, gate, k, out, torch.zeros(n, dtype=torch.bool))
     tokens = torch.arange(n) if active is None else active.nonzero().squeeze(1)
-    if not task.sane():
+    if not len(tokens) or not task.sane():
         task.scan(tokens)
         return out
     inputs, weights = rounded_inputs(loops, x), rounded_weights(loops, W, torch.zeros_like(bias))

@@ -18,6 +18,8 @@ IDLE_LIMIT_BYTES = 2**29
 # Smaller ones come out of the allocator's own lists.
 LEAST_BYTES = 2**20
 
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int16: np.int16}
+
 _lock = threading.RLock()
 _idle: OrderedDict[int, np.ndarray] = OrderedDict()
 
@@ -30,10 +32,14 @@ def recycled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     block = _take(size)
     if block is None:
         block = np.empty(size, np.uint8)
-    # The tensor's storage holds this view; with the storage goes the view, and the block is free again.
-    view = block[:]
+    # numpy knows no bfloat16.
+    known = _NUMPY.get(dtype)
+    # The tensor's storage holds this view; with the storage goes the view, and the block is free again. The tensor must
+    # not be a view itself, or autograd would not add to it in place.
+    view = block[:] if known is None else block.view(known).reshape(shape)
     weakref.finalize(view, _give_back, block).atexit = False
-    return torch.from_numpy(view).view(dtype).view(shape)
+    tensor = torch.from_numpy(view)
+    return tensor if known is not None else tensor.view(dtype).view(shape)
 
 
 def _take(size: int) -> np.ndarray | None:

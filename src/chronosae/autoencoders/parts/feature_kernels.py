@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from chronosae.autoencoders.layout import Layout, Past
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
 from chronosae.autoencoders.parts.mixers import check_rates
-from chronosae.kernels import Lookback, causal_taps, earlier_tokens
+from chronosae.kernels import Lookback, causal_taps, tokens_at
 
 KERNELS: Registry["KernelSpec"] = Registry("kernel")
 
@@ -76,7 +76,7 @@ class LaggedKernel(nn.Module):
         """The lags as the sparse step takes them."""
         weights = self.by_lag()
         lags, (batch, pos) = tuple(weights), layout.mask.shape
-        sources = earlier_tokens((batch, pos), lags, layout.doc_ids).to(layout.mask.device)
+        sources = tokens_at((batch, pos), lags, layout.doc_ids).to(layout.mask.device)
         return Lookback(torch.stack(list(weights.values())), lags, sources)
 
 

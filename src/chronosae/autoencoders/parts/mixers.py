@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from chronosae.autoencoders.layout import Layout, Past, shifted
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
+from chronosae.kernels import compiled_kernels, depthwise_taps, mixed_products, product, tokens_at
 
 MIXERS: Registry["MixerSpec"] = Registry("mixer")
 
@@ -107,17 +108,30 @@ class _InputConv(nn.Module):
         self, h: Float[Tensor, "batch pos d_in"], layout: Layout | None, past: Past | None
     ) -> Float[Tensor, "batch pos d_in"]:
         if self.cfg.checkpoint and torch.is_grad_enabled():
-            return torch.utils.checkpoint.checkpoint(self._mix, h, layout, past, use_reentrant=False)
+            with mixed_products(False):  # computed again, it must be the same
+                return torch.utils.checkpoint.checkpoint(self._mix, h, layout, past, use_reentrant=False)
         return self._mix(h, layout, past)
 
     def _mix(self, h: Tensor, layout: Layout | None, past: Past | None) -> Tensor:
-        lags = {offset * rate for rate in self.cfg.rates for offset in self.cfg.offsets}
-        moved = {lag: shifted(h, lag, layout, past) for lag in sorted(lags)}
-        scales = [self._scale(index, rate, moved) for index, rate in enumerate(self.cfg.rates)]
-        u = torch.cat(scales, dim=-1)
+        if self.cfg.depthwise and past is None and compiled_kernels(h, self.kernel):
+            u = self._all_scales(h, layout)
+        else:
+            moved = {lag: shifted(h, lag, layout, past) for lag in self._lags}
+            u = torch.cat([self._scale(index, rate, moved) for index, rate in enumerate(self.cfg.rates)], dim=-1)
         if self.project_in is not None:
-            u = u @ self.project_in
-        return h + u @ self.project_out
+            u = product(u, self.project_in)
+        return h + product(u, self.project_out)
+
+    @property
+    def _lags(self) -> tuple[int, ...]:
+        return tuple(sorted({offset * rate for rate in self.cfg.rates for offset in self.cfg.offsets}))
+
+    def _all_scales(self, h: Tensor, layout: Layout | None) -> Tensor:
+        batch, pos, width = h.shape
+        lags = self._lags
+        which = torch.tensor([[lags.index(offset * rate) for offset in self.cfg.offsets] for rate in self.cfg.rates])
+        sources = tokens_at((batch, pos), lags, None if layout is None else layout.doc_ids)
+        return depthwise_taps(h.reshape(-1, width), self.kernel, which, lags, sources).view(batch, pos, -1)
 
     def _scale(self, index: int, rate: int, moved: dict[int, Tensor]) -> Tensor:
         total: Tensor | None = None

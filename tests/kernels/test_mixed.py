@@ -1,0 +1,69 @@
+"""Depthwise taps equal their definition; products in bfloat16 stay within their stated bounds and their gate."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronosae.kernels import compiled_kernels, dense_only, depthwise_taps, mixed, mixed_products, product, tokens_at
+from chronosae.kernels.depthwise import depthwise_taps_dense
+from chronosae.objectives.separation import cosine_separation
+
+pytestmark = pytest.mark.skipif(not compiled_kernels(torch.empty(0)), reason="no compiler here")
+
+
+@given(st.integers(1, 2), st.integers(1, 7), st.integers(1, 4), st.booleans(), st.integers(0, 99))
+def test_depthwise_taps_equal_moved_copies_in_value_and_gradient(
+    batch: int, pos: int, width: int, centred: bool, seed: int
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    lags = (-2, -1, 0, 1, 2) if centred else (0, 1, 2, 4)
+    which = torch.tensor([[0, 2, 3], [1, 2, 0]])
+    docs = (torch.rand(batch, pos, generator=g) > 0.7).long().cumsum(1)
+    sources = tokens_at((batch, pos), lags, docs)
+    x = torch.randn(batch * pos, width, generator=g, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(2, 3, width, generator=g, dtype=torch.float64).requires_grad_()
+    direction = torch.randn(batch * pos, 2, width, generator=g, dtype=torch.float64)
+    fast = depthwise_taps(x, weights, which, lags, sources)
+    dense = depthwise_taps_dense(x, weights, which, sources)
+    torch.testing.assert_close(fast, dense, rtol=1e-12, atol=1e-12)
+    found, expected = (torch.autograd.grad((y * direction).sum(), (x, weights)) for y in (fast, dense))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda a, w: depthwise_taps(a, w, which, lags, sources), (x, weights))
+
+
+@pytest.fixture
+def pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixed, "low_precision_pays", lambda: True)
+
+
+@pytest.mark.usefixtures("pays")
+def test_a_mixed_product_and_its_gradients_are_off_by_less_than_a_hundredth() -> None:
+    g = torch.Generator().manual_seed(0)
+    x, W = torch.randn(200, 96, generator=g).requires_grad_(), torch.randn(96, 40, generator=g).requires_grad_()
+    direction = torch.randn(200, 40, generator=g)
+    with mixed_products():
+        fast = product(x, W)
+    slow = x @ W
+    assert not torch.equal(fast, slow) and torch.equal(product(x, W), slow)
+    pairs = [(fast, slow)]
+    for a, b in zip(*(torch.autograd.grad((y * direction).sum(), (x, W)) for y in (fast, slow)), strict=True):
+        pairs.append((a, b))
+    assert all((a - b).norm() < 0.01 * b.norm() for a, b in pairs)
+    with mixed_products(), dense_only():
+        assert torch.equal(product(x, W), slow)
+    with mixed_products():
+        assert torch.equal(product(x[:5], W), slow[:5])  # a few tokens, as in a stream
+
+
+@pytest.mark.usefixtures("pays")
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+def test_mixed_cosine_separation_is_within_its_bounds(spread: float) -> None:
+    g = torch.Generator().manual_seed(1)
+    common = spread * torch.randn(64, generator=g)
+    W = ((torch.randn(1000, 64, generator=g) + common) * torch.rand(1000, 1, generator=g)).requires_grad_()
+    fast, slow = cosine_separation(W, mixed=True), cosine_separation(W)
+    (a,), (b,) = torch.autograd.grad(fast, [W]), torch.autograd.grad(slow, [W])
+    assert abs(float(fast.detach() - slow.detach())) < 1e-3 * float(slow.detach())
+    assert 0 < (a - b).norm() < 0.01 * b.norm()
