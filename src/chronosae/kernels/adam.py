@@ -73,12 +73,13 @@ def adamw_(
     along: Float[Tensor, " r"],
     rates: Rates,
     *,
-    scale: float = 1.0,
+    scale: float | Float[Tensor, ""] = 1.0,
     on_sphere: bool = False,
 ) -> None:
     """One step on the gradient `scale * (grad - along weights)`, in place; on the sphere, rows end with norm 1.
 
-    Decoupled weight decay and bias correction as in torch's AdamW.
+    Decoupled weight decay and bias correction as in torch's AdamW. On a GPU a `scale` that is there already spares the
+    wait for it, and moments may be bfloat16 beside float32 weights.
     """
     gpu, loops = gpu_kernels(weights, grad, *moments), loops_for(weights, grad, *moments)
     if gpu is not None and weights.dtype == torch.float32:
@@ -87,7 +88,7 @@ def adamw_(
         return adamw_dense_(weights, grad, moments, along, rates, scale=scale, on_sphere=on_sphere)
     arrays = [t.detach().numpy() for t in (weights, grad, *moments, along)]
     numbers = rates.numbers(arrays[0].dtype)
-    factor = arrays[0].dtype.type(scale)
+    factor = arrays[0].dtype.type(float(scale))
     parallel(_bounds(weights), lambda a, b: loops.adamw(*arrays, on_sphere, factor, numbers, a, b))
     return None
 
@@ -100,7 +101,7 @@ def adamw_dense_(
     along: Float[Tensor, " r"],
     rates: Rates,
     *,
-    scale: float = 1.0,
+    scale: float | Float[Tensor, ""] = 1.0,
     on_sphere: bool = False,
 ) -> None:
     """The reference of `adamw_`, an operation at a time."""
