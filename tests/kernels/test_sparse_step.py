@@ -147,6 +147,32 @@ def test_a_fused_step_is_projection_clipping_adamw_and_normalisation(on_sphere: 
     assert (fast.norm(dim=1) - 1).abs().max() < 1e-12 or not on_sphere
 
 
+@pytest.mark.parametrize("on_sphere", [False, True])
+def test_moments_in_bfloat16_are_rounded_as_the_reference_rounds_them(on_sphere: bool) -> None:
+    w = random(7, 300, dtype=torch.float32)
+    w /= w.norm(dim=1, keepdim=True)
+    fast, slow = w.clone(), w.clone()
+    moments = [Moments(torch.zeros_like(w).bfloat16(), torch.zeros_like(w).bfloat16()) for _ in range(2)]
+    for step in range(1, 5):
+        grad = random(7, 300, seed=step, dtype=torch.float32)
+        along, rates = torch.zeros(7), Rates(1e-2, 0.9, 0.999, 1e-8, 0.1, step)
+        adamw_(fast, grad, moments[0], along, rates, on_sphere=on_sphere)
+        adamw_dense_(slow, grad, moments[1], along, rates, on_sphere=on_sphere)
+        torch.testing.assert_close(fast, slow, rtol=1e-2, atol=1e-4)
+        for a, b in zip(*moments, strict=True):  # all but the few whose float32 sums differ by a rounding
+            assert (a == b).float().mean() > 0.98
+
+
+def test_a_slow_mean_in_bfloat16_arrives_where_float32_does() -> None:
+    w, grad = torch.zeros(1, 4096), torch.ones(1, 4096)
+    moments = Moments(torch.zeros_like(w).bfloat16(), torch.zeros_like(w).bfloat16())
+    for step in range(1, 2001):
+        adamw_(w, grad, moments, torch.zeros(1), Rates(1e-4, 0.9, 0.999, 1e-8, 0.0, step))
+    expected = 1 - 0.999**2000
+    assert abs(float(moments.square.float().mean()) - expected) < 0.005 * expected
+    assert abs(float(moments.mean.float().mean()) - 1) < 0.005
+
+
 def test_a_nan_in_one_gradient_is_seen_in_the_norm() -> None:
     grad = torch.ones(4, 3)
     grad[2, 1] = NAN

@@ -1,5 +1,8 @@
 """The compiled step trains as dense arithmetic does."""
 
+import contextlib
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,9 +28,11 @@ def batch(step: int) -> SequenceBatch:
     return SequenceBatch(codes @ directions, mask, zeros, mask.cumsum(1) - 1, zeros, ("planted",) * 8)
 
 
-def trained(preset: str, steps: int, **options: object) -> tuple[Trainee, list[float]]:
+def trained(
+    preset: str, steps: int, cfg: TrainingConfig | None = None, **options: object
+) -> tuple[Trainee, list[float]]:
     sae = build(preset, d_in=D_IN, d_sae=D_SAE, seed=3, k=6, **options)
-    cfg = TrainingConfig(clip="norm", clip_norm=5.0)
+    cfg = cfg or TrainingConfig(clip="norm", clip_norm=5.0)
     trainee, losses = Trainee(preset, sae, "site", cfg, steps=steps, lr=3e-3, seed=0), []
     for step in range(steps):
         trainee.dead.since_fired[::8] = 10**9  # for AuxK to take part
@@ -73,6 +78,32 @@ def test_one_step_moves_every_weight_as_dense_arithmetic_does(
     torch.testing.assert_close(fast._grad_norm, slow._grad_norm, rtol=1e-5, atol=0)
     # Adam's first step is lr times the gradient's sign: a gradient of rounding errors alone may differ.
     assert ((weights(fast) - weights(slow)).abs() < 1e-5).float().mean() > 0.999
+
+
+LOW = TrainingConfig(clip="norm", clip_norm=5.0, optimizer_state="bfloat16")
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_moments_in_bfloat16_train_as_well_and_resume_bit_equal(compiled: bool) -> None:
+    with contextlib.nullcontext() if compiled else dense_only():
+        whole, losses = trained("chrono", 40, LOW)
+        expected = trained("chrono", 40)[1]
+        assert abs(sum(losses[-10:]) - sum(expected[-10:])) < 0.01 * sum(expected[-10:])
+        part = fresh(3)
+        for step in range(40):
+            if step == 20:  # the weights of another seed, until the state is there
+                state, part = copy.deepcopy(part.state_dict()), fresh(4)
+                part.load_state_dict(state)
+            part.dead.since_fired[::8] = 10**9
+            part.step(batch(step))
+    kept = whole.optimizer.state[whole.sae.W_dec]
+    assert kept["exp_avg"].dtype == kept["exp_avg_sq"].dtype == torch.bfloat16
+    assert torch.equal(weights(part), weights(whole))
+
+
+def fresh(seed: int) -> Trainee:
+    sae = build("chrono", d_in=D_IN, d_sae=D_SAE, seed=seed, k=6)
+    return Trainee("chrono", sae, "site", LOW, steps=40, lr=3e-3, seed=0)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_trainee_before_it_moves() -> None:

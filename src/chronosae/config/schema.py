@@ -165,6 +165,8 @@ class TrainingConfig(Section):
     """Largest gradient norm that `clip` lets pass."""
     autocast: bool = False
     """Run the autoencoders' products in bfloat16."""
+    optimizer_state: Literal["float32", "bfloat16"] = "float32"
+    """Precision of AdamW's two moments; bfloat16 (rounded at random, so that slow means move) takes half the memory."""
     seeds: list[int] = Field(default=[0], min_length=1)
     """One autoencoder of every kind for each seed, on the same data in the same order."""
     dead_after_tokens: Positive = 200_000

@@ -13,6 +13,9 @@ from torch import Tensor
 from chronosae.kernels.compiled import evenly, loops_for, parallel
 from chronosae.kernels.gpu import gpu_kernels
 
+# 32 bits.
+_WORD = 0xFFFFFFFF
+
 
 class Moments(NamedTuple):
     """What AdamW remembers of a parameter, in the parameter's shape and memory layout."""
@@ -79,18 +82,28 @@ def adamw_(
     """One step on the gradient `scale * (grad - along weights)`, in place; on the sphere, rows end with norm 1.
 
     Decoupled weight decay and bias correction as in torch's AdamW. On a GPU a `scale` that is there already spares the
-    wait for it, and moments may be bfloat16 beside float32 weights.
+    wait for it. Moments may be bfloat16 beside float32 weights: they are then rounded up or down at random, in
+    proportion; the same step rounds the same way whenever it is made.
     """
-    gpu, loops = gpu_kernels(weights, grad, *moments), loops_for(weights, grad, *moments)
+    gpu, loops = gpu_kernels(weights, grad, *moments), loops_for(weights, grad)
     if gpu is not None and weights.dtype == torch.float32:
         return gpu.adamw_(weights, grad, moments, along, rates, scale=scale, on_sphere=on_sphere)
     if loops is None:
         return adamw_dense_(weights, grad, moments, along, rates, scale=scale, on_sphere=on_sphere)
-    arrays = [t.detach().numpy() for t in (weights, grad, *moments, along)]
-    numbers = rates.numbers(arrays[0].dtype)
-    factor = arrays[0].dtype.type(float(scale))
-    parallel(_bounds(weights), lambda a, b: loops.adamw(*arrays, on_sphere, factor, numbers, a, b))
+    kept = [_bits(t) if t.dtype == torch.bfloat16 else t.numpy() for t in moments]
+    arrays = weights.detach().numpy(), grad.detach().numpy(), *kept, along.numpy()
+    numbers, factor = rates.numbers(arrays[0].dtype), arrays[0].dtype.type(float(scale))
+    update = (*arrays, on_sphere, factor, numbers)
+    if moments.mean.dtype == torch.bfloat16:
+        parallel(_bounds(weights), lambda a, b: loops.adamw_rounded(*update, rates.step, a, b))
+    else:
+        parallel(_bounds(weights), lambda a, b: loops.adamw(*update, a, b))
     return None
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    """Those of bfloat16, which numpy doesn't know."""
+    return tensor.view(torch.int16).numpy().view("uint16")
 
 
 @torch.no_grad()
@@ -106,13 +119,30 @@ def adamw_dense_(
 ) -> None:
     """The reference of `adamw_`, an operation at a time."""
     slope = scale * (grad - along.unsqueeze(1) * weights)
-    moments.mean.lerp_(slope, 1 - rates.beta1)
-    moments.square.mul_(rates.beta2).addcmul_(slope, slope, value=1 - rates.beta2)
+    mean = moments.mean.to(slope.dtype).lerp(slope, 1 - rates.beta1)
+    square = moments.square.to(slope.dtype).mul(rates.beta2).addcmul_(slope, slope, value=1 - rates.beta2)
+    _keep(moments, mean, square, rates.step)
     first, second = 1 - rates.beta1**rates.step, 1 - rates.beta2**rates.step
     weights.mul_(1 - rates.lr * rates.weight_decay)
-    weights.addcdiv_(moments.mean, (moments.square / second).sqrt_().add_(rates.eps), value=-rates.lr / first)
+    weights.addcdiv_(mean, (square / second).sqrt_().add_(rates.eps), value=-rates.lr / first)
     if on_sphere:
         weights.div_(weights.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+def _keep(moments: Moments, mean: Tensor, square: Tensor, step: int) -> None:
+    """Into the moments' own precision: bfloat16 by adding 16 random bits below those that stay."""
+    if moments.mean.dtype != torch.bfloat16:
+        moments.mean.copy_(mean)
+        moments.square.copy_(square)
+        return
+    place = torch.arange(mean.numel(), device=mean.device).view(mean.shape)
+    bits = (place * 0x9E3779B1 & _WORD) ^ (step * 0x85EBCA6B & _WORD)
+    bits = (bits ^ (bits >> 16)) * 0x85EBCA6B & _WORD
+    bits = (bits ^ (bits >> 13)) * 0xC2B2AE35 & _WORD
+    bits ^= bits >> 16
+    for kept, value, noise in ((moments.mean, mean, bits & 0xFFFF), (moments.square, square, bits >> 16)):
+        moved = (value.view(torch.int32) + noise.int()) & -0x10000
+        kept.copy_(torch.where(torch.isfinite(value), moved.view(torch.float32), value))
 
 
 def _bounds(rows: Tensor) -> list[int]:

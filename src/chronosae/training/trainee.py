@@ -132,7 +132,7 @@ class Trainee:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.sae.load_state_dict(state["sae"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.update.restore(state["optimizer"])
         self.dead.since_fired.copy_(state["since_fired"])
         for kind, tracker in self.trackers.items():
             tracker.load_state_dict(state["trackers"][kind])

@@ -24,6 +24,8 @@ class Update:
 
     def __init__(self, sae: Autoencoder, optimizer: AdamW, cfg: TrainingConfig) -> None:
         self.sae, self.optimizer, self.cfg = sae, optimizer, cfg
+        # torch's own step takes moments in the precision of the weights alone.
+        self._low = cfg.optimizer_state == "bfloat16"
         heads = set(sae.heads.parameters())
         self.heads = list(heads)
         self.rest = [p for p in sae.parameters() if p not in heads]
@@ -33,9 +35,9 @@ class Update:
     def measure(self) -> Tensor:
         """The global norm of the gradient before clipping, heads apart; it may be NaN or Inf."""
         parameters = [p for p in (*self.rest, *self.heads) if p.grad is not None]
-        self._fused = compiled_kernels(*parameters) and all(
-            as_rows(p) is not None and p.stride() == p.grad.stride() for p in parameters if p.grad is not None
-        )
+        self._fused = (compiled_kernels(*parameters) or self._low) and all(_by_rows(p) for p in parameters)
+        if self._low and not self._fused:
+            raise ValueError("optimizer_state bfloat16 needs weights that lie in memory row by row; use float32")
         if not self._fused:
             self.sae.project_decoder_gradient()
             return self._clip()
@@ -65,6 +67,13 @@ class Update:
         if self._sphere() is None:
             self.sae.constrain_decoder()
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """The optimiser's state as `optimizer.state_dict()` told it; torch alone would widen moments to float32."""
+        self.optimizer.load_state_dict(state)
+        if self._low:
+            for kept in self.optimizer.state.values():
+                kept.update({name: kept[name].bfloat16() for name in ("exp_avg", "exp_avg_sq") if name in kept})
+
     def _sphere(self) -> Tensor | None:
         """The decoder, if it is rows of norm 1 that a single pass can keep there."""
         sae = self.sae
@@ -89,8 +98,9 @@ class Update:
         if not state:
             # What torch's own fused step would start with.
             state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            kept = torch.bfloat16 if self._low else p.dtype
+            state["exp_avg"] = torch.zeros_like(p, dtype=kept, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(p, dtype=kept, memory_format=torch.preserve_format)
         state["step"] += 1
         tensors = [as_rows(t.detach()) for t in (p, p.grad, state["exp_avg"], state["exp_avg_sq"])]
         weights, grad, mean, square = (t for t in tensors if t is not None)
@@ -115,6 +125,10 @@ class Update:
             for parameter in self.sae.parameters():
                 clip_grad_norm_([parameter], self.cfg.clip_norm)
         return norm
+
+
+def _by_rows(p: Tensor) -> bool:
+    return p.grad is not None and as_rows(p) is not None and p.stride() == p.grad.stride()
 
 
 def _norm(energies: dict[Tensor, float], parameters: Iterable[Tensor]) -> float:
