@@ -13,6 +13,7 @@ from chronosae.autoencoders import DenseCodes, SparseCodes
 from chronosae.autoencoders.trackers import TemporalCorrelationTracker, as_slots, same_document
 from chronosae.autoencoders.trackers.history import sample_tokens
 from chronosae.config import UserError
+from chronosae.kernels import dense_only
 
 F, WINDOW = 6, 3
 
@@ -269,3 +270,27 @@ def test_full_size_stays_within_half_a_gigabyte_and_far_from_F_by_F(sample):
     assert stated <= 300 * 2**20
     assert peak <= 512 * 2**20, f"{peak / 2**20:.0f} MiB"
     assert largest <= 16384**2 // 8
+
+
+@pytest.mark.parametrize("cells", [None, 2**10])
+def test_compiled_counting_ends_in_the_same_state_as_torch(cells: int | None) -> None:
+    def run() -> dict:
+        tracker = TemporalCorrelationTracker(40, window=3, entries=4, sample_tokens=50, cells=cells, half_life=300)
+        for step in range(12):
+            g = torch.Generator().manual_seed(step)
+            values = torch.rand(3, 30, 40, generator=g) * (torch.rand(3, 30, 40, generator=g) < 0.15)
+            values[:, 2:] += 0.5 * (values[:, :-2].roll(1, -1) > 0)  # each feature two tokens after another
+            docs = (torch.rand(3, 30, generator=g) > 0.9).long().cumsum(1)
+            mask = torch.rand(3, 30, generator=g) > 0.1
+            codes = DenseCodes(values * mask.unsqueeze(-1), None)
+            tracker.update(codes, mask, docs, step=step, interaction=lambda j, i, lag, a, b: (a * b).sigmoid())
+            if step == 6:
+                tracker.measure()
+        return tracker.state_dict()
+
+    compiled = run()
+    with dense_only():
+        reference = run()
+    assert set(compiled) == set(reference)
+    for name, value in compiled.items():
+        torch.testing.assert_close(value, reference[name], rtol=0, atol=0, msg=name)

@@ -19,12 +19,16 @@ from chronosae.kernels.slots import count_active
 from chronosae.kernels.sparse_decode import dense_decode, scatter_dense, sparse_decode
 from chronosae.kernels.sparse_encode import encode_threshold, encode_topk, encode_topk_dense
 from chronosae.kernels.squared_error import squared_error, squared_error_dense
+from chronosae.kernels.triples import Firings, Hashing, Tables, challenge, count_triples, held_hits
 
 __all__ = [
+    "Firings",
     "Gate",
+    "Hashing",
     "Lookback",
     "Moments",
     "Rates",
+    "Tables",
     "adamw_",
     "adamw_dense_",
     "as_rows",
@@ -33,8 +37,10 @@ __all__ = [
     "causal_taps_dense",
     "centred",
     "centred_rows",
+    "challenge",
     "compiled_kernels",
     "count_active",
+    "count_triples",
     "dense_decode",
     "dense_only",
     "depthwise_taps",
@@ -44,6 +50,7 @@ __all__ = [
     "encode_topk_in_context",
     "encode_topk_in_context_dense",
     "gradient_energy",
+    "held_hits",
     "largest_positive",
     "largest_positive_dense",
     "mixed_products",

@@ -68,12 +68,13 @@ def _load() -> SimpleNamespace | None:
                 select,
                 sparse,
                 threshold,
+                triples,
                 update,
                 windows,
             )
         finally:
             config.CACHE_DIR = before
-        modules = bits, context, dense, mixing, rank, select, sparse, threshold, update, windows
+        modules = bits, context, dense, mixing, rank, select, sparse, threshold, triples, update, windows
         found = SimpleNamespace(**{name: loop for module in modules for name, loop in vars(module).items()})
         one = torch.ones(2).numpy()
         assert found.dot(one, one) == 2

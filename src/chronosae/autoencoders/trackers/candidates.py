@@ -13,6 +13,7 @@ from chronosae.autoencoders.trackers.history import History
 from chronosae.autoencoders.trackers.marginals import LagMarginals
 from chronosae.autoencoders.trackers.sketch import Triples, TripleSketch, surprise
 from chronosae.autoencoders.trackers.state import TensorState
+from chronosae.kernels import challenge, held_hits
 
 CHALLENGERS = 8
 """Triples that may enter a target's slots in one update."""
@@ -63,6 +64,12 @@ class Candidates(TensorState):
 
     def co_active(self, seen: History) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Occurrences of held triples: (target, slot, lag, value of the source, value of the target), one each."""
+        hits = held_hits(seen.firings(), self.source, self.lag)
+        if hits is not None:
+            token, now, slot, past = hits
+            target = seen.features[token, now]
+            lag = self.lag[target, slot]
+            return target, slot, lag, seen.past_values[token, lag - 1, past], seen.values[token, now]
         token, now = torch.nonzero(seen.values, as_tuple=True)
         target = seen.features[token, now]
         n, w = seen.valid.shape
@@ -97,6 +104,14 @@ class Candidates(TensorState):
         packed = (z.view(torch.int32).long() << 32) | code
         bucket = triples.target * best.shape[1] + (code * 40503 >> 4) % best.shape[1]
         best.view(-1).scatter_reduce_(0, bucket, packed, "amax")
+
+    def challenge_unlisted(
+        self, best: Int[Tensor, "F c"], seen: History, sketch: TripleSketch, worst: Float[Tensor, " F"]
+    ) -> None:
+        """The same for all triples of these targets, already counted, without a list of them."""
+        held = self.source, self.lag
+        done = challenge(seen.firings(), sketch.hashing, sketch.tables(), held, worst, MIN_COUNT, best)
+        assert done, "what was counted by loops is judged by loops"
 
     def admit(self, best: Int[Tensor, "F c"], marginals: LagMarginals, sketch: TripleSketch) -> None:
         """Give each challenged target's slots to the most surprising of what it holds and its challengers."""

@@ -11,7 +11,7 @@ from chronosae.autoencoders.trackers.candidates import CHALLENGERS, Candidates
 from chronosae.autoencoders.trackers.history import History, as_slots, history, same_document, sample_tokens
 from chronosae.autoencoders.trackers.marginals import LagMarginals
 from chronosae.autoencoders.trackers.moments import CandidateMoments
-from chronosae.autoencoders.trackers.sketch import TripleSketch, co_activations
+from chronosae.autoencoders.trackers.sketch import TripleSketch
 from chronosae.autoencoders.trackers.state import TensorState
 from chronosae.config import UserError
 
@@ -153,10 +153,12 @@ class TemporalCorrelationTracker(TensorState):
         worst[targets] = self.candidates.surprise(self.marginals, targets).amin(1).double()
         best = torch.full((self.d_sae, CHALLENGERS), -1, dtype=torch.int64, device=seen.valid.device)
         for piece in self._pieces(seen):
-            triples = co_activations(piece)
-            self.sketch.add(piece, triples)
+            triples = self.sketch.count_all(piece)
             # A triple's last occurrence is judged by all of them, so one pass is enough.
-            self.candidates.challenge(best, triples, self.sketch, worst)
+            if triples is None:
+                self.candidates.challenge_unlisted(best, piece, self.sketch, worst)
+            else:
+                self.candidates.challenge(best, triples, self.sketch, worst)
         self.candidates.admit(best, self.marginals, self.sketch)
         self.sketch.forget()
 

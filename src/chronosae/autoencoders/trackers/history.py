@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.kernels import Firings
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class History:
     past_features: Int[Tensor, "n w k"]
     past_values: Float[Tensor, "n w k"]
     valid: Bool[Tensor, "n w"]
+
+    def firings(self) -> Firings:
+        """The same as kernels take it."""
+        return Firings(self.features, self.values, self.past_features, self.past_values)
 
     def pieces(self, size: int) -> Iterator["History"]:
         """The same targets, at most `size` at a time."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from chronosae.autoencoders.trackers.history import History
 from chronosae.autoencoders.trackers.marginals import LagMarginals
 from chronosae.autoencoders.trackers.state import TensorState
+from chronosae.kernels import Hashing, Tables, count_triples
 
 ROWS = 2
 MAX_LOAD = 2.0
@@ -57,6 +58,29 @@ class TripleSketch(TensorState):
         self.counts = torch.zeros(1 if self.exact else ROWS, cells, device=device)
         self.total = torch.zeros((), dtype=torch.float64, device=device)
         self.marginals = LagMarginals(d_sae, window, device)
+
+    def count_all(self, seen: History) -> Triples | None:
+        """Count the triples of these targets. They are listed where that was needed; None where it wasn't."""
+        counted = count_triples(seen.firings(), self.hashing, self.counts)
+        if counted is None:
+            triples = co_activations(seen)
+            self.add(seen, triples)
+            return triples
+        self.marginals.add(seen)
+        self.total += counted
+        return None
+
+    @property
+    def hashing(self) -> Hashing:
+        """How a triple finds its cells."""
+        rows, cells = self.counts.shape
+        return Hashing(self.d_sae, _ODD[:rows], cells.bit_length() - 1, self.exact)
+
+    def tables(self) -> Tables:
+        """What triples are judged by."""
+        marginals = self.marginals
+        rates = marginals.target / marginals.pairs.clamp(min=1).unsqueeze(1)
+        return Tables(self.counts, marginals.source, rates, 0.0 if self.exact else self.load())
 
     def add(self, seen: History, triples: Triples) -> None:
         """Count the triples of these targets."""

@@ -70,12 +70,12 @@ def choose(
         return topk_of_product(x, W, bias, k, active)
     rows, weights = lowered(x, low), lowered(W, low).T
     length = max(1, CHUNK // len(W))
-    masks = [None] * len(range(0, len(x), length)) if active is None else active.split(length)
     parts = [
-        largest_positive(part @ weights, k, mask, bias) for part, mask in zip(rows.split(length), masks, strict=True)
+        largest_positive(
+            rows[at : at + length] @ weights, k, None if active is None else active[at : at + length], bias
+        )
+        for at in range(0, max(len(x), 1), length)
     ]
-    if not parts:
-        return x.new_zeros(0, k), torch.zeros(0, k, dtype=torch.int64, device=x.device)
     return torch.cat([part[0] for part in parts]).to(x.dtype), torch.cat([part[1] for part in parts])
 
 
