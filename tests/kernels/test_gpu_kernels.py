@@ -200,10 +200,10 @@ def test_a_token_with_more_entries_than_are_taken_asks_for_the_long_way(monkeypa
     assert GPU.encode_threshold(x, W, b, count=9) is not None
 
 
-@pytest.mark.parametrize("n", [0, 2])
-def test_no_token_and_no_active_token_give_no_codes_and_no_gradient(n: int) -> None:
+@pytest.mark.parametrize(("n", "masked"), [(0, False), (0, True), (2, True)])
+def test_no_token_and_no_active_token_give_no_codes_and_no_gradient(n: int, masked: bool) -> None:
     W, b = random(9, 4, dtype=torch.float32).requires_grad_(), torch.zeros(9, device=DEVICE)
-    active = torch.zeros(n, dtype=torch.bool, device=DEVICE)
+    active = torch.zeros(n, dtype=torch.bool, device=DEVICE) if masked else None
     values, indices, _ = GPU.encode_topk(torch.zeros(n, 4, device=DEVICE), W, b, 3, active)
     assert values.shape == indices.shape == (n, 3) and not values.any() and not indices.any()
     (grad,) = torch.autograd.grad(values.sum() + 0 * W.sum(), [W])
