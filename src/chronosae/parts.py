@@ -4,7 +4,6 @@ A slot's registry (`MIXERS.add` as a class decorator), the base of its specs, an
 term says what it computes with `@computes`, a tracker what it is shown with `@watches`.
 """
 
-from chronosae.autoencoders.autoencoder import Pass
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
 from chronosae.autoencoders.draws import Draws
 from chronosae.autoencoders.layout import Layout, Past, shifted
@@ -17,6 +16,7 @@ from chronosae.autoencoders.parts.norms import NORMS, NormSpec
 from chronosae.autoencoders.parts.position_masks import POSITION_MASKS, PositionMask, PositionMaskSpec
 from chronosae.autoencoders.parts.terms import TERMS, TermSpec
 from chronosae.autoencoders.parts.watchers import WATCHERS, WatcherSpec
+from chronosae.autoencoders.passes import Pass
 from chronosae.objectives import StepContext, computes, masked_mean, watches
 
 __all__ = [

@@ -6,19 +6,20 @@
 Shapes: `batch pos` as in `SequenceBatch`; an autoencoder that looks at one token alone also takes `[n, d_in]`.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.autoencoders.dictionary import Dictionary, features_first
 from chronosae.autoencoders.draws import Draws
 from chronosae.autoencoders.evidence import Evidence
 from chronosae.autoencoders.layout import Layout, default_positions, number_documents, zero_masked
+from chronosae.autoencoders.passes import Pass
 from chronosae.autoencoders.pre_activations import CentredInputs, Deferred, Inputs, LinearEncoder
 from chronosae.autoencoders.spec import Normalisation, Spec
 from chronosae.kernels import centred, mixed_products
@@ -27,40 +28,7 @@ if TYPE_CHECKING:
     from chronosae.autoencoders.streaming import Memory, Stream
 
 
-class Pass(NamedTuple):
-    """One forward pass in the autoencoder's own (normalised) units: what objective terms are computed from."""
-
-    target: Float[Tensor, "*tokens d_in"]
-    source: Float[Tensor, "*tokens d_sae"] | Deferred
-    """What `pre` comes from."""
-    codes: Codes
-    recon: Float[Tensor, "*tokens d_in"]
-    mask: Bool[Tensor, "*tokens"]
-    layout: Layout | None
-    """None for flat input."""
-
-    @property
-    def pre(self) -> Float[Tensor, "*tokens d_sae"]:
-        """What the activation function was given, so after a position mask.
-
-        Where TopK chose without computing them all, they are computed now: a product as large as the encoder's.
-        """
-        return self.source.dense if isinstance(self.source, Deferred) else self.source
-
-    def pre_of(self, features: Int[Tensor, " m"]) -> Float[Tensor, "*tokens m"]:
-        """The pre-activations of some features alone."""
-        return self.source.of(features) if isinstance(self.source, Deferred) else self.source[..., features]
-
-
-class ParameterGroup(NamedTuple):
-    """Parameters that share a learning rate."""
-
-    parameters: list[nn.Parameter]
-    lr_multiplier: float
-    lr_schedule: str
-
-
-class Autoencoder(nn.Module):
+class Autoencoder(Dictionary):
     """A sparse autoencoder over activations at one site.
 
     Arguments:
@@ -83,26 +51,7 @@ class Autoencoder(nn.Module):
             self.activation = cfg.activation.make(cfg.d_in, cfg.d_sae)
             heads = {term.kind: term.make_head(cfg.d_in, cfg.d_sae) for term in cfg.terms}
             self.heads = nn.ModuleDict({kind: head for kind, head in heads.items() if head is not None})
-        self.register_load_state_dict_post_hook(_features_first)
-
-    def _make_weights(self, generator: torch.Generator | None) -> None:
-        W_dec = torch.randn(self.cfg.d_sae, self.cfg.d_in, generator=generator)
-        W_dec = W_dec / W_dec.norm(dim=1, keepdim=True)
-        self.W_dec = nn.Parameter(W_dec)
-        # A feature's weights side by side in memory, as the sparse step reads them.
-        self.W_enc = nn.Parameter(W_dec.clone().T)
-        self.b_enc = nn.Parameter(torch.zeros(self.cfg.d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in))
-
-    @property
-    def d_in(self) -> int:
-        """Width at the site."""
-        return self.cfg.d_in
-
-    @property
-    def d_sae(self) -> int:
-        """Number of features."""
-        return self.cfg.d_sae
+        self.register_load_state_dict_post_hook(features_first)
 
     @property
     def causal(self) -> bool:
@@ -134,10 +83,6 @@ class Autoencoder(nn.Module):
         layout = self._layout(acts, mask, positions, doc_ids)
         target, scale = self.normalise(acts)
         return self._codes(target, scale, mask, layout)[1]
-
-    def decode(self, codes: Codes) -> Float[Tensor, "*tokens d_in"]:
-        """Raw activations from codes."""
-        return self.denormalise(self.reconstruct(codes), codes.scale)
 
     def forward(
         self,
@@ -187,34 +132,6 @@ class Autoencoder(nn.Module):
         recon = self.training_recon(self._drop_features(codes, draws), layout)
         return Pass(target, source, codes, recon, mask, layout)
 
-    def reconstruct(self, codes: Codes) -> Float[Tensor, "*tokens d_in"]:
-        """Reconstruction in normalised units: `codes @ W_dec + b_dec`."""
-        return codes.combine(self.W_dec, self.b_dec)
-
-    def normalise(
-        self, acts: Float[Tensor, "*tokens d_in"]
-    ) -> tuple[Float[Tensor, "*tokens d_in"], Float[Tensor, "*tokens"] | None]:
-        """Raw activations in the autoencoder's units, and each token's own scale where there is one."""
-        if acts.shape[-1] != self.d_in:
-            raise ValueError(f"activations have width {acts.shape[-1]}, this autoencoder takes d_in = {self.d_in}")
-        acts = acts.to(self.b_dec.dtype)
-        norm = self.cfg.normalisation
-        if norm.kind == "dataset":
-            return acts * norm.factor, None
-        if norm.kind == "token":
-            # A zero vector has no direction; the floor keeps it zero instead of NaN.
-            scale = self.d_in**0.5 / acts.norm(dim=-1).clamp_min(torch.finfo(acts.dtype).tiny ** 0.5)
-            return acts * scale.unsqueeze(-1), scale
-        return acts, None
-
-    def denormalise(
-        self, recon: Float[Tensor, "*tokens d_in"], scale: Float[Tensor, "*tokens"] | None
-    ) -> Float[Tensor, "*tokens d_in"]:
-        """Inverse of `normalise`."""
-        if scale is not None:
-            return recon / scale.unsqueeze(-1)
-        return recon / self.cfg.normalisation.factor
-
     @torch.no_grad()
     def folded(self) -> "Autoencoder":
         """The same function without the `dataset` factor, for formats that have no place for one.
@@ -236,36 +153,6 @@ class Autoencoder(nn.Module):
         plain.b_dec.div_(norm.factor)
         plain.activation.rescale(norm.factor)
         return plain
-
-    @torch.no_grad()
-    def initialise_bias(self, mean: Float[Tensor, " d_in"]) -> None:
-        """Start b_dec at `mean`, the mean of the normalised training activations."""
-        self.b_dec.copy_(mean)
-
-    @torch.no_grad()
-    def project_decoder_gradient(self) -> None:
-        """Remove from W_dec's gradient what would change the norms of its rows."""
-        grad = self.W_dec.grad
-        if grad is not None and self.cfg.decoder == "unit_norm":
-            grad.addcmul_((grad * self.W_dec).sum(1, keepdim=True), self.W_dec, value=-1)
-
-    @torch.no_grad()
-    def constrain_decoder(self) -> None:
-        """Bring the rows of W_dec back to norm 1 after a step."""
-        if self.cfg.decoder == "unit_norm":
-            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
-
-    def parameter_groups(self) -> Iterator[ParameterGroup]:
-        """All parameters, grouped by the learning rate that their part asks for."""
-        special: set[nn.Parameter] = set()
-        for module in self.modules():
-            multiplier = getattr(module, "lr_multiplier", 1.0)
-            schedule = getattr(module, "lr_schedule", "run")
-            if (multiplier, schedule) != (1.0, "run"):
-                parameters = list(module.parameters())
-                special.update(parameters)
-                yield ParameterGroup(parameters, multiplier, schedule)
-        yield ParameterGroup([p for p in self.parameters() if p not in special], 1.0, "run")
 
     def memory_depths(self) -> dict[str, int | None]:
         """How many earlier rows each part looks back at; None is all."""
@@ -415,10 +302,3 @@ class Autoencoder(nn.Module):
         open_part = replace(codes, values=torch.where(closed, 0, codes.values))
         closed_part = replace(codes, values=torch.where(closed, codes.values, 0))
         return self.reconstruct(open_part) + closed_part.combine(self.W_dec.detach())
-
-
-def _features_first(sae: nn.Module, _: object) -> None:
-    """Weights that were read or copied keep a feature side by side in memory, as they started."""
-    W_enc = sae._parameters.get("W_enc")
-    if W_enc is not None and not W_enc.T.is_contiguous():
-        W_enc.data = W_enc.data.T.contiguous().T

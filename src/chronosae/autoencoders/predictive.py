@@ -21,8 +21,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chronosae.autoencoders.autoencoder import Autoencoder, ParameterGroup
+from chronosae.autoencoders.autoencoder import Autoencoder
 from chronosae.autoencoders.codes import Codes, DenseCodes
+from chronosae.autoencoders.dictionary import ParameterGroup
 from chronosae.autoencoders.draws import Draws
 from chronosae.autoencoders.layout import Layout, Past, zero_masked
 from chronosae.autoencoders.parts.bodies import Predictive
