@@ -193,10 +193,10 @@ def test_a_site_whose_activations_are_not_finite_stops_only_its_own_autoencoders
     }
     original, calls = Subject.activations, 0
 
-    def activations(self: Subject, tokens: Any, wanted: Any, *rest: Any) -> Any:
+    def activations(self: Subject, tokens: Any, wanted: Any, *rest: Any, **more: Any) -> Any:
         nonlocal calls
         calls += 1
-        acts = original(self, tokens, wanted, *rest)
+        acts = original(self, tokens, wanted, *rest, **more)
         if calls > 12 and sites[1] in acts:
             acts[sites[1]][:] = float("nan")
         return acts
@@ -238,8 +238,8 @@ def test_a_site_that_cannot_be_evaluated_is_flagged_and_its_autoencoders_are_kep
     }
     original = Subject.activations
 
-    def activations(self: Subject, tokens: Any, wanted: Any, *rest: Any) -> Any:
-        acts = original(self, tokens, wanted, *rest)
+    def activations(self: Subject, tokens: Any, wanted: Any, *rest: Any, **more: Any) -> Any:
+        acts = original(self, tokens, wanted, *rest, **more)
         if list(wanted) == [sites[1]]:  # training reads both sites at once, an evaluation only its own
             acts[sites[1]][:] = float("nan")
         return acts
