@@ -59,7 +59,7 @@ def saelens_bfloat16(size: dict[str, Any]) -> Batches:
 
 
 def saelens_hf(size: dict[str, Any]) -> Batches:
-    """SAELens' store over the Hugging Face model itself, which it runs to the end."""
+    """SAELens' store over the Hugging Face model itself."""
     from sae_lens.load_model import load_model  # pyright: ignore[reportMissingImports]
 
     hook = f"transformer.h.{size['layer']}"

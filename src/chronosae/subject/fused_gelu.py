@@ -40,7 +40,7 @@ def with_fused_gelu(model: nn.Module) -> Any:
 
 def _fusible(x: Tensor) -> bool:
     """Whether oneDNN has the product with the activation function for `x`."""
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if x.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     if x.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
