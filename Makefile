@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench docs parity peers schemas setup clean
+.PHONY: demo test test-slow gpu-test lint bench docs parity peers schemas setup clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -72,7 +72,16 @@ parity: .parity/.installed
 
 peers: .peers/.installed
 
+# Triton comes with CUDA builds of torch; beside a CPU build it tests the GPU's kernels in its interpreter.
+.triton/.installed: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target .triton triton==3.7.1
+	touch .triton/.installed
+
+gpu-test: .triton/.installed
+	TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR)/.triton $(BIN)/python -m pytest tests/kernels/test_gpu_kernels.py \
+	  tests/kernels/test_gpu_context.py tests/kernels/test_gpu_compile.py tests/kernels/test_gpu_step.py
+
 schemas: $(STAMP) .schemas/.unpacked
 
 clean:
-	rm -rf $(VENV) .parity .peers .schemas
+	rm -rf $(VENV) .parity .peers .schemas .triton

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from chronosae.kernels.compiled import evenly, loops_for, parallel
 from chronosae.kernels.context import Gate, Lookback, compared, look_back
 from chronosae.kernels.context_choice import Choice, choose_dense, choose_exactly
+from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays
 from chronosae.kernels.memory import recycled
 from chronosae.kernels.select import largest_positive_dense
@@ -45,7 +46,9 @@ def encode_topk_in_context(
         centre: what was subtracted from every active row of x, as in `encode_topk`.
         wanted: features whose `x W^T` (no lags, no bias) is also returned, with its gradient: the third output.
     """
-    loops = loops_for(x, W, bias, back.taps)
+    gpu, loops = gpu_kernels(x, W, bias, back.taps), loops_for(x, W, bias, back.taps)
+    if gpu is not None:
+        return gpu.encode_topk_in_context(x, W, bias, k, back, gate, active, centre, wanted)
     if loops is None:
         return encode_topk_in_context_dense(x, W, bias, k, back, gate, active, centre, wanted)
     x, W = (x if centre is None else x.detach()).contiguous(), W.contiguous()

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.gpu import gpu_kernels
 
 
 def largest_positive(pre: Float[Tensor, "n f"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
@@ -15,7 +16,9 @@ def largest_positive(pre: Float[Tensor, "n f"], k: int) -> tuple[Float[Tensor, "
 
     Of equal entries the first is taken. NaN counts as largest, so that it stays visible. No gradient.
     """
-    loops = loops_for(pre)
+    gpu, loops = gpu_kernels(pre), loops_for(pre)
+    if gpu is not None:
+        return gpu.largest_positive(pre, k)
     if loops is None or pre.dtype != torch.float32 or not pre.is_contiguous():
         return largest_positive_dense(pre, k)
     values, indices = pre.new_empty(len(pre), k), torch.empty(len(pre), k, dtype=torch.int64)

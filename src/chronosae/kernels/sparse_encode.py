@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from chronosae.kernels.compiled import loops_for
+from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays, topk_of_product
 from chronosae.kernels.memory import recycled
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
@@ -39,6 +40,9 @@ def encode_topk(
             without computing that of every row.
         wanted: features whose `x W^T` (no bias) is also returned, all tokens', with its gradient: the third output.
     """
+    gpu = gpu_kernels(x, W, bias)
+    if gpu is not None:
+        return gpu.encode_topk(x, W, bias, k, active, centre, wanted)
     if loops_for(x, W, bias) is None:
         return encode_topk_dense(x, W, bias, k, active, centre, wanted)
     x, W = (x if centre is None else x.detach()).contiguous(), W.contiguous()
@@ -84,7 +88,9 @@ def encode_threshold(
     with them. None where this can't be done without every entry: elsewhere than on a CPU with fast bfloat16 products,
     for few tokens, or where the codes are not sparse.
     """
-    loops = loops_for(x, W, bias)
+    gpu, loops = gpu_kernels(x, W, bias), loops_for(x, W, bias)
+    if gpu is not None:
+        return gpu.encode_threshold(x, W, bias, active, centre, wanted, count=count, threshold=threshold)
     if loops is None or x.dtype != torch.float32 or len(x) < LEAST_TOKENS or not low_precision_pays():
         return None
     x, W = (x if centre is None else x.detach()).contiguous(), W.contiguous()

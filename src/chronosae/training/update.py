@@ -1,6 +1,5 @@
 """What moves the weights once their gradients are there: projection, clipping, AdamW, and the decoder's norm."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch.optim import AdamW
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.config import TrainingConfig
-from chronosae.kernels import Moments, Rates, adamw_, as_rows, compiled_kernels, gradient_energy
+from chronosae.kernels import Moments, Rates, adamw_, as_rows, gradient_energy
+from chronosae.kernels.gpu import fused_kernels
 
 
 class Update:
@@ -30,12 +30,12 @@ class Update:
         self.heads = list(heads)
         self.rest = [p for p in sae.parameters() if p not in heads]
         self._along: dict[Tensor, Tensor] = {}
-        self._scales: dict[Tensor, float] = {}
+        self._scales: dict[Tensor, Tensor] = {}
 
     def measure(self) -> Tensor:
         """The global norm of the gradient before clipping, heads apart; it may be NaN or Inf."""
         parameters = [p for p in (*self.rest, *self.heads) if p.grad is not None]
-        self._fused = (compiled_kernels(*parameters) or self._low) and all(_by_rows(p) for p in parameters)
+        self._fused = (fused_kernels(*parameters) or self._low) and all(_by_rows(p) for p in parameters)
         if self._low and not self._fused:
             raise ValueError("optimizer_state bfloat16 needs weights that lie in memory row by row; use float32")
         if not self._fused:
@@ -43,16 +43,16 @@ class Update:
             return self._clip()
         if self._sphere() is None:
             self.sae.project_decoder_gradient()
-        energies: dict[Tensor, float] = {p: self._energy(p) for p in parameters}
-        self._scales = dict.fromkeys(parameters, 1.0)
+        energies: dict[Tensor, Tensor] = {p: self._energy(p) for p in parameters}
+        self._scales = dict.fromkeys(parameters, torch.ones((), device=self.sae.W_dec.device))
         norm = _norm(energies, self.rest)
         if self.cfg.clip == "norm":
             self._scale(self.rest, norm)
             self._scale(self.heads, _norm(energies, self.heads))
         elif self.cfg.clip == "parameter":
             for p in parameters:
-                self._scale([p], math.sqrt(energies[p]))
-        return torch.tensor(norm)
+                self._scale([p], energies[p].sqrt())
+        return norm.float()
 
     def apply(self) -> None:
         """Move the weights, after `measure`."""
@@ -80,16 +80,17 @@ class Update:
         plain = type(sae).constrain_decoder is Autoencoder.constrain_decoder and sae.cfg.decoder == "unit_norm"
         return sae.W_dec if plain and sae.W_dec.is_contiguous() else None
 
-    def _energy(self, p: Tensor) -> float:
+    def _energy(self, p: Tensor) -> Tensor:
         assert p.grad is not None
         grad, weights = as_rows(p.grad), as_rows(p.detach())
         assert grad is not None and weights is not None
         energy, self._along[p] = gradient_energy(grad, weights, p is self._sphere())
-        return float(energy.sum(dtype=torch.float64))
+        # Not a number: nothing waits for a GPU here.
+        return energy.sum(dtype=torch.float64)
 
-    def _scale(self, parameters: Iterable[Tensor], norm: float) -> None:
+    def _scale(self, parameters: Iterable[Tensor], norm: Tensor) -> None:
         # As clip_grad_norm_ has it.
-        factor = min(1.0, self.cfg.clip_norm / (norm + 1e-6))
+        factor = (self.cfg.clip_norm / (norm + 1e-6)).clamp_max(1.0)
         self._scales.update((p, factor) for p in parameters if p in self._scales)
 
     def _step(self, p: Tensor, group: dict[str, Any]) -> None:
@@ -131,5 +132,6 @@ def _by_rows(p: Tensor) -> bool:
     return p.grad is not None and as_rows(p) is not None and p.stride() == p.grad.stride()
 
 
-def _norm(energies: dict[Tensor, float], parameters: Iterable[Tensor]) -> float:
-    return math.sqrt(sum(energies[p] for p in parameters if p in energies))
+def _norm(energies: dict[Tensor, Tensor], parameters: Iterable[Tensor]) -> Tensor:
+    found = [energies[p] for p in parameters if p in energies]
+    return torch.stack(found).sum().sqrt() if found else torch.zeros((), dtype=torch.float64)

@@ -12,6 +12,7 @@ from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
 from chronosae.autoencoders.parts.selection import DENSE_SHARE, compact, select_topk, smallest_of_largest
 from chronosae.autoencoders.pre_activations import Deferred, LinearEncoder
 from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk, encode_topk_in_context
+from chronosae.kernels.gpu import gpu_kernels
 
 ACTIVATIONS: Registry["ActivationSpec"] = Registry("activation")
 
@@ -285,8 +286,10 @@ class _WinnerTakeAll(Activation):
 
 
 def _has_kernels(encoder: LinearEncoder) -> bool:
-    # Autocast asks for products in bfloat16, these are exact.
+    # Autocast asks for products in bfloat16, which the GPU's kernels heed; the CPU's are exact.
     W_enc = encoder.W_enc
+    if gpu_kernels(W_enc, encoder.evidence.b_enc) is not None:
+        return True
     return not torch.is_autocast_enabled(W_enc.device.type) and compiled_kernels(W_enc, encoder.evidence.b_enc)
 
 

@@ -4,6 +4,6 @@ Same signatures and the same rules as the CPU's loops: slots ascending after the
 the first, NaN as the largest, gradients to chosen entries alone. Nothing of size tokens x slots x d_in is ever made.
 """
 
-from chronosae.kernels.gpu.gate import gpu_kernels
+from chronosae.kernels.gpu.gate import fused_kernels, gpu_kernels
 
-__all__ = ["gpu_kernels"]
+__all__ = ["fused_kernels", "gpu_kernels"]

@@ -29,6 +29,11 @@ def gpu_kernels(*tensors: Tensor) -> SimpleNamespace | None:
     return _load()
 
 
+def fused_kernels(*tensors: Tensor) -> bool:
+    """Whether kernels on these tensors are compiled loops or the GPU's, rather than torch."""
+    return gpu_kernels(*tensors) is not None or compiled.compiled_kernels(*tensors)
+
+
 def interpreted() -> bool:
     """Whether Triton's interpreter was asked for."""
     return os.environ.get("TRITON_INTERPRET") == "1"
