@@ -160,15 +160,17 @@ def write_model(folder: Path, corpus: Path, size: dict[str, Any]) -> None:
     with corpus.open(encoding="utf-8") as file:
         tokenizer.train_from_iterator([file.read(1 << 20)], trainer)
     torch.manual_seed(0)
+    # n_ctx: GPT-2's published configuration has it, and TransformerLens reads it.
+    extra: dict[str, Any] = {"n_ctx": 512}
     config = GPT2Config(
         vocab_size=tokenizer.get_vocab_size(),
         n_positions=512,
-        n_ctx=512,  # GPT-2's published configuration has it, and TransformerLens reads it
         n_embd=size["d_in"],
         n_layer=size["layers"],
         n_head=size["d_in"] // 64,
         bos_token_id=0,
         eos_token_id=0,
+        **extra,
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     end = "<|endoftext|>"

@@ -256,3 +256,27 @@ def test_the_builder_is_content_with_a_shard_larger_than_the_corpus(tiny, cached
         shard_sequences=100,
     )
     assert [shard["rows"] for shard in builder.build().shards] == [9]
+
+
+def test_a_run_compares_its_cache_with_the_checksums_once_and_a_changed_file_again(tiny, cached, tmp_path, monkeypatch):
+    cfg, hashed = cached(), []
+    build_cache(cfg, tiny, tmp_path / "cache")
+    plain = shards_module._sha256
+    monkeypatch.setattr(shards_module, "_sha256", lambda path: hashed.append(path.name) or plain(path))
+    for _ in range(2):  # for the measurement of the scale, and for the training
+        stream = open_stream(cfg, tiny, tmp_path / "cache")
+        stream.read(range(len(stream)))
+    assert len(hashed) == len(set(hashed)) * len(stream._shards.shards) > 0
+    path = tmp_path / "cache" / "shard-00000" / "tokens.npy"
+    os.utime(path, ns=(0, 0))
+    open_stream(cfg, tiny, tmp_path / "cache").read([0])
+    assert hashed[-1] == path.name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reading_ahead_reaches_every_row_of_a_shard(tiny, cached, tmp_path, dtype):
+    cfg = cached(dtype)
+    stream = CachedStream(build_cache(cfg, tiny, tmp_path / "cache"), cfg.subject.sites, dtype, batch_sequences=6)
+    stream._read_ahead(range(len(stream)))
+    expected = stream.read(range(6, len(stream)))
+    assert len(expected[SITE].acts) == len(stream) - 6

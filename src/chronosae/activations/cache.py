@@ -13,7 +13,7 @@ from chronosae.activations.batch import SequenceBatch
 from chronosae.activations.codec import CacheDtype, decode, encode, layout, token_bytes
 from chronosae.activations.harvest import SiteBatches, harvest, require_finite
 from chronosae.activations.sequences import Sequences, TokenBatch
-from chronosae.activations.shards import ShardFolder
+from chronosae.activations.shards import ShardFolder, will_need
 from chronosae.config import UserError
 from chronosae.corpora import permutation
 from chronosae.subject import Subject
@@ -173,6 +173,7 @@ class CachedStream:
         self._shards, self._sites, self._device = shards, list(sites), device
         self._dtype: CacheDtype = dtype
         self._batch, self._seed = batch_sequences, seed
+        self._maps: dict[tuple[int, str], np.ndarray] = {}
         self._place = [(i, row) for i, shard in enumerate(shards.shards) for row in range(shard["rows"])]
         self._epoch = self._cursor = 0
         self._order = self._epoch_order()
@@ -195,7 +196,20 @@ class CachedStream:
             piece = self._order[self._cursor : self._cursor + self._batch - len(wanted)]
             wanted += piece.tolist()
             self._cursor += len(piece)
-        return self.read(wanted)
+        batches = self.read(wanted)
+        self._read_ahead(self._order[self._cursor : self._cursor + self._batch].tolist())
+        return batches
+
+    def _read_ahead(self, numbers: Sequence[int]) -> None:
+        """Tell the system which activations come next, so that it fetches them from disk while the trainer works."""
+        for shard, row in (self._place[number] for number in numbers):
+            for name in (name for site in self._sites for name in layout(site, 0, self._dtype)):
+                will_need(self._map(shard, name), row)
+
+    def _map(self, shard: int, name: str) -> np.ndarray:
+        if (shard, name) not in self._maps:
+            self._maps[shard, name] = self._shards.array(shard, name)
+        return self._maps[shard, name]
 
     def read(self, numbers: Sequence[int]) -> SiteBatches:
         """The sequences with these numbers, in this order.
@@ -204,13 +218,9 @@ class CachedStream:
             UserError: a shard they lie in is damaged.
         """
         places = [self._place[number] for number in numbers]
-        maps: dict[tuple[int, str], np.ndarray] = {}
 
         def gather(name: str) -> np.ndarray:
-            for shard, _ in places:
-                if (shard, name) not in maps:
-                    maps[shard, name] = self._shards.array(shard, name)
-            return np.stack([maps[shard, name][row] for shard, row in places])
+            return np.stack([self._map(shard, name)[row] for shard, row in places])
 
         fields = {name: torch.from_numpy(gather(name)) for name in _TOKEN_ARRAYS}
         source = tuple(str(name) for name in gather("source"))
