@@ -9,6 +9,7 @@ kernels of our step, each alone: where the time beyond the product goes.
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -172,6 +173,7 @@ def main() -> None:
     size = parser.parse_args()
     if size.repeats <= WARMUP:
         parser.error(f"--repeats must be more than {WARMUP}, which warm up")
+    os.environ.setdefault("CHRONOSAE_KERNELS", "triton")
     if not torch.cuda.is_available():
         print("gpu_step.py measures a training step on a GPU; torch sees no CUDA device here", file=sys.stderr)
         sys.exit(2)

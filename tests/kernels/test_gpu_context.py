@@ -1,5 +1,6 @@
 """On a GPU too, features that look back or are weighed by their place equal dense arithmetic."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from chronosae.kernels import Gate, Lookback, dense_only, encode_topk_in_context
 from chronosae.kernels.gpu import gpu_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+os.environ.setdefault("CHRONOSAE_KERNELS", "triton")  # on a GPU they are to be asked for
 GPU = gpu_kernels(torch.empty(0, device=DEVICE))
 pytestmark = pytest.mark.skipif(GPU is None, reason="needs Triton, and a GPU or TRITON_INTERPRET=1")
 

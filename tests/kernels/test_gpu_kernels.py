@@ -4,6 +4,7 @@ They run on a GPU where there is one, else under Triton's interpreter (`TRITON_I
 """
 
 import math
+import os
 from collections.abc import Callable
 
 import pytest
@@ -31,6 +32,7 @@ from chronosae.kernels import (
 from chronosae.kernels.gpu import gpu_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+os.environ.setdefault("CHRONOSAE_KERNELS", "triton")  # on a GPU they are to be asked for
 GPU = gpu_kernels(torch.empty(0, device=DEVICE))
 pytestmark = [
     pytest.mark.skipif(GPU is None, reason="needs Triton, and a GPU or TRITON_INTERPRET=1"),

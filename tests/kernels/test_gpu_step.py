@@ -1,5 +1,7 @@
 """A trainer's steps with the GPU's kernels move the weights as plain torch would."""
 
+import os
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from chronosae.kernels.gpu import gpu_kernels
 from chronosae.training import Trainee
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+os.environ.setdefault("CHRONOSAE_KERNELS", "triton")  # on a GPU they are to be asked for
 pytestmark = [
     pytest.mark.skipif(
         gpu_kernels(torch.empty(0, device=DEVICE)) is None, reason="needs Triton, and a GPU or TRITON_INTERPRET=1"

@@ -16,13 +16,15 @@ FLOATS = torch.float32, torch.float64, torch.bfloat16, torch.float16
 def gpu_kernels(*tensors: Tensor) -> SimpleNamespace | None:
     """The Triton kernels, if they can work on these tensors: on one CUDA device, of float types. None: use torch.
 
-    `CHRONOSAE_KERNELS=torch` in the environment and `dense_only` switch them off. With `TRITON_INTERPRET=1` tensors on
-    the CPU pass too: Triton's interpreter then runs the kernels, slowly, which is how they are tested without a GPU.
+    On a GPU they are used where `CHRONOSAE_KERNELS=triton` in the environment asks for them: nobody has seen them run
+    on one yet. With `TRITON_INTERPRET=1` tensors on the CPU pass too: Triton's interpreter then runs the kernels,
+    slowly, which is how they are tested without a GPU. `dense_only` and `CHRONOSAE_KERNELS=torch` switch them off.
     """
     first = tensors[0]
     if compiled._off or torch.compiler.is_compiling():
         return None
-    if first.device.type != "cuda" and not (first.device.type == "cpu" and interpreted()):
+    asked = {"cuda": os.environ.get("CHRONOSAE_KERNELS") == "triton", "cpu": interpreted()}
+    if not asked.get(first.device.type, False):
         return None
     if any(t.device != first.device or t.dtype not in FLOATS for t in tensors):
         return None
