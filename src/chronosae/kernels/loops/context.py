@@ -161,7 +161,7 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
     Groups are interleaved, as in `select`. Each group's largest approximate entry less the largest error in the group
     bounds the k-th largest from below; only groups that may reach it are looked at entry by entry.
 
-    approx: bits of approximate `x W^T` (int16: bfloat16; int32: float32), and the largest magnitude of each row.
+    approx: bits of approximate `x W^T` (int16: bfloat16; int32: float32), and with lags each row's largest magnitude.
     inputs: x [N, D], norms, errors; weights: W [F, D], norms, errors: as in `select.choose`; the largest of the two.
     bias: [F], and its largest magnitude. back: taps [L, F], sources [L, N], largest magnitude by group [L, G].
     gate: weights [P, F] (P = 0: no gates), rows [N], largest by group [P, G].
@@ -175,6 +175,8 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
     gates, gate_rows, gate_worst = gate
     undecided, gated, F, lags = out[3], gates.shape[0] > 0, W.shape[0], taps.shape[0]
     rounding = ROUNDED if bits.itemsize == 2 else FEW
+    # Without lags an entry's rounding is a share of the entry itself; with them, of the largest in each row.
+    share = rounding + FEW if lags == 0 else np.float32(0)
     room = 4 * k + 128
     y, maxima, error = np.empty(F, np.float32), np.empty(groups, np.float32), np.empty(groups, np.float32)
     group_keys, found = np.empty(groups, np.int16), np.empty(room, np.int32)
@@ -192,7 +194,9 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
             rows[m], norms[m], errors[m], slack[m] = -1, 0, 0, 0
             if u >= 0:
                 rows[m], norms[m], errors[m] = place[u], x_norms[u], x_errors[u]
-                slack[m] = errors[m] * worst[0] + norms[m] * worst[1] + (rounding + FEW) * magnitude[place[u]]
+                slack[m] = errors[m] * worst[0] + norms[m] * worst[1]
+                if lags > 0:
+                    slack[m] += (rounding + FEW) * magnitude[place[u]]
                 sound = sound and slack[m] < LARGEST
         undecided[t] = not sound
         if not sound:
@@ -210,19 +214,19 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
                 _raise_weighed(part, gate_row[start : start + n], maxima[:n])
             else:
                 _raise(part, maxima[:n])
-        error[:] = slack[lags] + FEW * b_worst
+        error[:] = slack[lags] + (share + FEW) * b_worst
         for m in range(lags):
             error += tap_worst[m] * slack[m]
         if gated:
             error *= gate_worst[gate_rows[t]]
         for j in range(groups):
-            group_keys[j] = key32(maxima[j] - error[j]) >> 16
+            group_keys[j] = key32(maxima[j] - share * abs(maxima[j]) - error[j]) >> 16
         least = max(_kth_at_least(group_keys, k), np.float32(0))
         n = 0
         for j in range(groups):
-            if maxima[j] + error[j] >= least and n >= 0:
+            if maxima[j] + share * abs(maxima[j]) + error[j] >= least and n >= 0:
                 for f in range(j, F, groups):
-                    if y[f] + error[j] < least or n < 0:
+                    if y[f] + share * abs(y[f]) + error[j] < least or n < 0:
                         continue
                     low, high = _entry_bounds(bits, rows, f, norms, errors, W_norms, W_errors, b, taps, rounding)
                     if gated:
