@@ -5,7 +5,7 @@ and tokenizes texts, fits probes, chooses features, zeroes them. Ours is `EVALUA
 own. Both see the embedded subject's activations and one dictionary without context, half of it planted.
 
 What is compared. A single seed leaves the range of five others of the same distribution in one case of three, so ours
-is the mean of five seeds. SAEBench's SCR takes the first texts of a file, whatever its seed, and we draw them: for its
+is the mean of ten seeds. SAEBench's SCR takes the first texts of a file, whatever its seed, and we draw them: for its
 range to be one over texts too, each of its seeds gets the file's rows in another order.
 """
 
@@ -40,10 +40,15 @@ from chronosae.world import model_folder
 from chronosae.world.probing import probing_texts
 
 SITE, CONTEXT, WIDTH, NS, SEEDS = "blocks.1.hook_resid_post", 80, 64, [2, 10], range(5)
+OURS = range(10)
+"""Our mean must be known better than the range of five."""
 HUB = "LabHC/bias_in_bios_class_set1"
 """The name under which SAEBench asks for the data; ours have the same columns."""
 FIRST, SECOND, EACH = ("history", "computing"), ("geography", "pathogens"), 301
-"""SCR's texts: something about one of the first, then about one of the second; as many of all combinations."""
+"""SCR's texts: a little about one of the first, then more about one of the second; as many of all combinations.
+
+The more the second says, the more a biased probe leans on it: there is then something to remove.
+"""
 PER_CLASS = 200
 SIZES = {"scr": {"train_size": 600, "test_size": 600}, "tpp": {"train_size": 200, "test_size": 300}}
 
@@ -71,7 +76,7 @@ def crossed(part: str) -> LabelledTexts:
     for i in range(EACH):
         for a, one in enumerate(FIRST):
             for b, other in enumerate(SECOND):
-                halves = piece(by[one][2 * i + b], i, 110), piece(by[other][2 * i + a], i + 7, 140)
+                halves = piece(by[one][2 * i + b], i, 70), piece(by[other][2 * i + a], i + 7, 160)
                 rows.append(("\n".join(halves), one, other))
     texts, firsts, seconds = zip(*rows, strict=True)
     return LabelledTexts("crossed", texts, firsts, second=seconds)
@@ -193,7 +198,7 @@ def theirs(subject: Subject, saes: dict[str, Autoencoder], tmp_path_factory: pyt
     return run
 
 
-def ours(subject: Subject, saes: dict[str, Autoencoder], name: str, seeds: range = SEEDS) -> Scores:
+def ours(subject: Subject, saes: dict[str, Autoencoder], name: str, seeds: range = OURS) -> Scores:
     LABELLED.register(f"free/{name}", DATA[name])
     evaluation, kind = {"scr": (scr.EVALUATION, scr.ScrOptions), "tpp": (tpp.EVALUATION, tpp.TppOptions)}[name]
     options = kind.model_validate(
@@ -213,18 +218,18 @@ def ours(subject: Subject, saes: dict[str, Autoencoder], name: str, seeds: range
     return [result.metrics[f"{name}_metrics"] for result in results]
 
 
-def outside(found: Scores, peer: Scores, room: float) -> list[str]:
-    """The metrics whose mean over our seeds isn't within the peer's range, `room` of its standard errors around it.
+def outside(found: Scores, peer: Scores) -> list[str]:
+    """The metrics whose mean over our seeds isn't within the peer's range.
 
-    Seeds that leave a metric undefined stay out.
+    Seeds that leave a metric undefined stay out: SAEBench has no `scr_metric` where both probes are as good.
     """
     missed = []
-    for metric in peer[0]:
+    for metric in sorted({metric for one in peer for metric in one}):
         mine, its = ([value for one in some if (value := one.get(metric)) is not None] for some in (found, peer))
         low, high, mean, error = min(its), max(its), fmean(mine), stdev(mine) / len(mine) ** 0.5
         print(f"{metric}: SAEBench {low:.4f} to {high:.4f}, ours {mean:.4f} +- {error:.4f}")
         assert high > low
-        if not low - room * error <= mean <= high + room * error:
+        if not low <= mean <= high:
             missed.append(metric)
     return missed
 
@@ -234,10 +239,8 @@ def test_our_scores_are_within_the_range_of_five_seeds_of_saebench(
     subject: Subject, saes: dict[str, Autoencoder], theirs: Callable, name: str
 ) -> None:
     peer, mine = theirs(name), ours(subject, saes, name)
-    assert len(peer[0]) == 3 * len(NS)
-    assert HEADLINES[name] not in outside(mine, peer, room=0)
-    # Even an exact mean leaves the range of five draws in one case of sixteen: too often for all metrics to be in.
-    assert outside(mine, peer, room=1) == []
+    assert max(map(len, peer)) == 3 * len(NS)
+    assert outside(mine, peer) == []
 
 
 @pytest.mark.parametrize("name", ["scr", "tpp"])
@@ -245,5 +248,5 @@ def test_scores_of_features_chosen_wrongly_are_not(
     subject: Subject, saes: dict[str, Autoencoder], theirs: Callable, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "choose", lambda effects, n, _: effects.abs().topk(2 * n).indices[n:])
-    missed = outside(ours(subject, saes, name, range(2)), theirs(name), room=1)
+    missed = outside(ours(subject, saes, name, range(2)), theirs(name))
     assert HEADLINES[name] in missed and len(missed) > len(NS)
