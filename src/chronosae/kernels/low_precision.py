@@ -28,8 +28,8 @@ from chronosae.kernels.memory import recycled
 from chronosae.kernels.rounded import TINY, Rounded, rounded_inputs, rounded_weights, summing_error
 from chronosae.kernels.select import group_count
 
-# Entries of a product that are in memory at once.
-CHUNK = 2**25
+# Entries of a product that are in memory at once: few enough that a step stays near its weights, many enough for speed.
+CHUNK = 3 * 2**22
 # Fewer tokens don't pay for rounding all weights.
 LEAST_TOKENS = 128
 
