@@ -47,6 +47,8 @@ def scaling_figure(result: dict[str, Any], path: Path) -> None:
             axes.set_title({"topk": "TopK"}.get(result["presets"][name], result["presets"][name]))
             axes.set_xlabel(AXES[name])
         all_axes[0].set_ylabel("step time / encoder product")
+        highest = max(high for points in curves.values() for p in points for _, high in p["spread"].values())
+        all_axes[0].set_ylim(0.8, 1.3 * highest)
         first, where = all_axes[0], all_axes[0].get_yaxis_transform()
         first.text(0.03, 1.04, "the product alone", transform=where, color=GREY, fontsize=8, va="bottom")
         figure.savefig(path)
@@ -74,7 +76,6 @@ def _log_axes(axes: Axes, values: list[int]) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(bottom=0.8)
 
 
 def _short(value: float) -> str:
