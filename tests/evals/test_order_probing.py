@@ -200,3 +200,13 @@ def test_data_that_cannot_be_probed_are_one_clear_line(bench: Workbench, words: 
     assert [m.what.split()[-1] for m in missing] == ["no/such.jsonl", "nor/this"]
     with pytest.raises(UserError, match="would both be called"):
         EVALUATION.preflight(OrderProbingOptions(data=("a/x.jsonl", "b/x.jsonl")), setting)
+
+
+def test_preflight_reads_whether_local_texts_have_spans(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
+    path = tmp_path / "whole.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    setting = Setting("world", None)
+    (missing,) = EVALUATION.preflight(OrderProbingOptions(data=(str(path),)), setting)
+    assert "needs start and end" in missing.line()
+    assert EVALUATION.preflight(OrderProbingOptions(data=(), n_back_data=str(path)), setting) == []

@@ -461,3 +461,13 @@ def test_an_unreachable_hub_is_one_line_a_data_set(monkeypatch: pytest.MonkeyPat
     wanted = [pair_name(BIOS, pair) for pair in TABLES[BIOS].pairs]
     missing = scr.EVALUATION.preflight(scr.ScrOptions(data=wanted), Setting("world", None))
     assert len(missing) == 4 and all("hub" in one.line().lower() and "\n" not in one.line() for one in missing)
+
+
+def test_preflight_reads_whether_local_texts_have_two_labels(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = scr.ScrOptions(data=[str(tmp_path)])
+    (missing,) = scr.EVALUATION.preflight(options, Setting("world", None))
+    assert "second_label" in missing.line() and "--set evals.scr.data=" in missing.line()
+    assert tpp.EVALUATION.preflight(tpp.TppOptions(data=[str(tmp_path)]), Setting("world", None)) == []

@@ -76,7 +76,12 @@ class Evidence(NamedTuple):
         mask = self.position_mask
         if mask is None:
             return None
-        return Gate(mask.constant().to(self.b_enc.dtype), mask.rows(self._known_layout.positions).flatten())
+        rows = mask.rows(self._known_layout.positions).flatten()
+        if len(rows) < mask.cfg.context:
+            weights, rows = mask.of_rows(rows).detach(), torch.arange(len(rows), device=rows.device)
+        else:
+            weights = mask.constant()
+        return Gate(weights.to(self.b_enc.dtype), rows)
 
     @property
     def _known_layout(self) -> Layout:

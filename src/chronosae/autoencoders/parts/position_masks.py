@@ -156,6 +156,10 @@ class PositionMask(nn.Module):
         """M without gradient."""
         return self.weights()
 
+    def of_rows(self, rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_sae"]:
+        """Rows of M, which may repeat."""
+        return self.weights()[rows]
+
     def rows(self, positions: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
         """The row of M for each position; masked tokens before the first real one (-1) get row 0.
 
@@ -175,7 +179,7 @@ class PositionMask(nn.Module):
     def forward(
         self, pre: Float[Tensor, "batch pos d_sae"], positions: Int[Tensor, "batch pos"], training: bool
     ) -> Float[Tensor, "batch pos d_sae"]:
-        return self.weigh(pre, self.weights()[self.rows(positions)].to(pre.dtype), training)
+        return self.weigh(pre, self.of_rows(self.rows(positions)).to(pre.dtype), training)
 
     def weigh(self, pre: Float[Tensor, "*any"], M: Float[Tensor, "*any"], training: bool) -> Float[Tensor, "*any"]:
         """`relu(pre) * M`, entry by entry."""
@@ -239,6 +243,11 @@ class SoftPositionMask(_LearnedMask):
     @torch.no_grad()
     def constant(self) -> Float[Tensor, "context d_sae"]:
         return sigmoid(self.logits)
+
+    def of_rows(self, rows: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_sae"]:
+        # A token of a stream needs one row of many.
+        few = rows.numel() < len(self.logits)
+        return torch.sigmoid(self.logits[rows]) if few else self.weights()[rows]
 
 
 class ImportancePositionMask(_LearnedMask):

@@ -47,20 +47,25 @@ class Providers(Generic[DataT]):
         """
         return name if name in self._registered or name in self._hub else Path(name).expanduser().absolute().stem
 
-    def missing(self, name: str, key: str) -> Missing | None:
+    def missing(
+        self, name: str, key: str, lacking: Callable[[DataT], str | None] = lambda data: None
+    ) -> Missing | None:
         """What is wrong with `name`, given under the configuration key `key`; None when it can be read.
 
-        Local data are read for it: they are small, and a damaged row should be told before hours of work.
+        Local data are read for it: they are small, and a damaged row should be told before hours of work. `lacking`
+        says in a phrase what an evaluation needs and such data don't have.
         """
         unknown = self._unknown(name, key)
         if unknown is not None or name in self._registered or name in self._hub:
             return unknown
         try:
-            for split in ("train", "test"):
-                self._read_local(Path(name).expanduser(), split)
+            parts = [self._read_local(Path(name).expanduser(), split) for split in ("train", "test")]
+            problem = next((phrase for part in parts if (phrase := lacking(part)) is not None), None)
         except UserError as error:
-            return Missing(f"{self.kind} {name}", str(error), f"correct it, or give another with --set {key}=PATH")
-        return None
+            problem = str(error)
+        if problem is None:
+            return None
+        return Missing(f"{self.kind} {name}", problem, f"correct it, or give another with --set {key}=PATH")
 
     def _unknown(self, name: str, key: str) -> Missing | None:
         if name in self._registered:

@@ -7,6 +7,7 @@ import torch
 from chronosae.autoencoders import Autoencoder
 from chronosae.evals.data import LABELLED
 from chronosae.evals.evaluation import Evaluation
+from chronosae.evals.order_probing.items import unfit
 from chronosae.evals.order_probing.measure import measure
 from chronosae.evals.order_probing.options import OrderProbingOptions
 from chronosae.evals.order_probing.report import data_hash, report
@@ -33,7 +34,9 @@ class OrderProbing(Evaluation[OrderProbingOptions]):
         asked = [(data, DATA_KEY) for data in task_names(options).values()]
         if options.n_back:
             asked.append((options.n_back_data, N_BACK_KEY))
-        return [missing for data, key in asked if (missing := LABELLED.missing(data, key)) is not None]
+        lacking = {DATA_KEY: unfit, N_BACK_KEY: lambda data: None}
+        found = [LABELLED.missing(data, key, lacking[key]) for data, key in asked]
+        return [missing for missing in found if missing is not None]
 
     def run(
         self, options: OrderProbingOptions, bench: Workbench, saes: Mapping[str, Autoencoder]

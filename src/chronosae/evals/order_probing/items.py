@@ -39,6 +39,15 @@ class TokenItems:
         return TokenItems(self.rows.rows(used), row, self.pos[which], self.label[which], self.group[which])
 
 
+def unfit(data: LabelledTexts) -> str | None:
+    """Why such data can't be probed, in a phrase; None: they can."""
+    if data.spans is None:
+        return "it labels whole texts; order probing needs start and end of what is labelled"
+    if len(data.classes) != 2:
+        return f"it has the labels {', '.join(data.classes[:5])}; order probing tells two apart"
+    return None
+
+
 def labelled_items(bench: Workbench, data: LabelledTexts, context: int, key: str) -> tuple[TokenItems, int]:
     """Each span's last token, and how many items were left out.
 
@@ -48,12 +57,10 @@ def labelled_items(bench: Workbench, data: LabelledTexts, context: int, key: str
     Raises:
         UserError: the data have no spans, or not exactly two labels.
     """
-    if data.spans is None:
-        raise UserError(f"{key}: {data.name} labels whole texts; order probing needs start and end of what is labelled")
-    if len(data.classes) != 2:
-        raise UserError(
-            f"{key}: {data.name} has the labels {', '.join(data.classes[:5])}; order probing tells two apart"
-        )
+    problem = unfit(data)
+    if problem is not None:
+        raise UserError(f"{key}: {data.name}: {problem}")
+    assert data.spans is not None
     places = {text: i for i, text in enumerate(dict.fromkeys(data.texts))}
     rows = bench.read(list(places), context)
     row = torch.tensor([places[text] for text in data.texts])

@@ -1,11 +1,11 @@
 """What SCR and TPP put into their results alike: configuration under SAEBench's names, flags, preflight."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from chronosae.autoencoders import Autoencoder
-from chronosae.evals.data import LABELLED
+from chronosae.evals.data import LABELLED, LabelledTexts
 from chronosae.evals.preflight import Missing
 from chronosae.evals.scr_tpp.measure import Measured
 from chronosae.evals.scr_tpp.options import AblationOptions
@@ -16,9 +16,11 @@ from chronosae.evals.workbench import PASS_TOKENS, Workbench
 DISPUTED = "disputed: SCR and TPP rank autoencoders unreliably (arXiv 2605.18229); don't compare autoencoders by them"
 
 
-def missing_data(names: Sequence[str], key: str) -> list[Missing]:
-    """Data sets that can't be opened."""
-    found = [LABELLED.missing(name, key) for name in names]
+def missing_data(
+    names: Sequence[str], key: str, lacking: Callable[[LabelledTexts], str | None] = lambda data: None
+) -> list[Missing]:
+    """Data sets that can't be opened, or lack what is needed of them."""
+    found = [LABELLED.missing(name, key, lacking) for name in names]
     return [missing for missing in found if missing is not None]
 
 

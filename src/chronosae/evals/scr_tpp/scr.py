@@ -24,7 +24,7 @@ from chronosae.evals.scr_tpp.outcome import (
 )
 from chronosae.evals.scr_tpp.scores import accuracy, biased_accuracy, known, scr_scores
 from chronosae.evals.scr_tpp.summary import Scores, summarise
-from chronosae.evals.scr_tpp.tasks import BIASED, FIRST, SECOND, crossed_and_biased
+from chronosae.evals.scr_tpp.tasks import BIASED, FIRST, SECOND, crossed_and_biased, unfit_for_scr
 from chronosae.evals.workbench import Workbench
 
 
@@ -45,7 +45,7 @@ class ScrEvaluation(Evaluation[ScrOptions]):
     options = ScrOptions
 
     def preflight(self, options: ScrOptions, setting: Setting) -> list[Missing]:
-        return missing_data(options.data, "evals.scr.data")
+        return missing_data(options.data, "evals.scr.data", unfit_for_scr)
 
     def run(self, options: ScrOptions, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
         sets = [self._measure(name, options, bench, saes) for name in options.data]

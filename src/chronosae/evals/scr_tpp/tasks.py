@@ -96,6 +96,16 @@ def one_vs_rest(data: LabelledTexts, classes: tuple[str, ...], size: int, genera
     return _tasks(data, rows, classes, positive, weight, strata)
 
 
+def unfit_for_scr(data: LabelledTexts) -> str | None:
+    """Why SCR can't use such data, in a phrase; None: it can."""
+    if data.second is None:
+        return "SCR needs two labels a text; in a .jsonl file the second is the field second_label"
+    for what, labels in (("label", data.labels), ("second label", data.second)):
+        if len(set(labels)) != 2:
+            return f"SCR needs two values of the {what}, there are {len(set(labels))}"
+    return None
+
+
 def crossed_and_biased(data: LabelledTexts, positives: tuple[str, str], size: int, generator: torch.Generator) -> Tasks:
     """Three tasks over `size` texts each: `FIRST` and `SECOND` over all four combinations of the two labels in equal
     numbers, `BIASED` over the two in which both labels are positive or both negative.
@@ -103,13 +113,10 @@ def crossed_and_biased(data: LabelledTexts, positives: tuple[str, str], size: in
     Raises:
         UserError: there is no second label, either label has other than two values, or a combination is too rare.
     """
-    if data.second is None:
-        raise UserError(
-            f"{data.name}: SCR needs two labels a text; in a .jsonl file the second is the field second_label"
-        )
-    for what, labels in (("label", data.labels), ("second label", data.second)):
-        if len(set(labels)) != 2:
-            raise UserError(f"{data.name}: SCR needs two values of the {what}, there are {len(set(labels))}")
+    problem = unfit_for_scr(data)
+    if problem is not None:
+        raise UserError(f"{data.name}: {problem}")
+    assert data.second is not None
     signs = [(a == positives[0], b == positives[1]) for a, b in zip(data.labels, data.second, strict=True)]
     found = [[i for i, sign in enumerate(signs) if sign == (a, b)] for a in (True, False) for b in (True, False)]
     both, first, second, neither = found
