@@ -111,6 +111,25 @@ def _with_spread(case: dict) -> list[tuple[float, list[float]]]:
     return [(ratio, case["spread"][name]) for name, ratio in case["ratio"].items()]
 
 
+def test_the_performance_page_shows_harvest_whole_run_memory_and_what_sequences_cost() -> None:
+    def of(name: str) -> dict:
+        return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    rows = {
+        line.split("benchmarks/")[1].split(".py")[0]: line for line in page.splitlines() if "| `python bench" in line
+    }
+    harvest, run, memory = of("harvest_peers"), of("whole_run"), of("memory")["ratio"]
+    ours = [harvest[name]["ratio"]["saelens"] for name in ("chronosae", "chronosae_bfloat16")]
+    assert f"| {ours[0]:.2f}; {ours[1]:.2f} " in rows["harvest_peers"] and harvest["ok"]
+    assert f"| {run['ratio']['saelens']:.2f} " in rows["whole_run"] and run["ok"]
+    assert all(f"{ratio:.2f}" in rows["memory"] for ratio in memory.values())
+    extra = of("temporal_extra")
+    for name, ratio in extra["ratio"].items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {name} | {extra['bar'][name]}")]
+        assert f"| {ratio:.2f} (" in row and ("missed" in row) == (ratio > extra["bar"][name])
+
+
 def test_every_link_between_our_pages_leads_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
