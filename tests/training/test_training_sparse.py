@@ -63,7 +63,7 @@ def test_after_200_steps_the_loss_is_that_of_dense_arithmetic(
     with dense_only():
         expected = trained(preset, 200, **options)[1]
     late, reference = sum(losses[-20:]), sum(expected[-20:])
-    assert abs(late - reference) < 0.01 * reference and late < 0.8 * sum(losses[:20])
+    assert abs(late - reference) < 0.01 * reference and late < (0.7 if preset == "topk" else 0.8) * sum(losses[:20])
     assert losses[:5] == pytest.approx(expected[:5], rel=1e-2 if preset == "multiscale" else 1e-5)
 
 
