@@ -20,6 +20,11 @@ def test_living_tensors_share_nothing() -> None:
     assert [int(t.unique()) for t in tensors] == list(range(5))
 
 
+def test_large_memory_starts_a_cache_line() -> None:
+    tensors = [recycled((LEAST_BYTES + i,), torch.uint8) for i in (0, 1, 2**22)]
+    assert all(t.data_ptr() % memory.LINE == 0 for t in tensors)
+
+
 def test_idle_memory_is_bounded(monkeypatch) -> None:
     monkeypatch.setattr(memory, "IDLE_LIMIT_BYTES", 3 * LEAST_BYTES)
     tensors = [recycled((LEAST_BYTES + i,), torch.uint8) for i in range(9)]
