@@ -19,18 +19,34 @@ from chronosae.kernels.slots import count_active
 from chronosae.kernels.sparse_decode import dense_decode, scatter_dense, sparse_decode
 from chronosae.kernels.sparse_encode import encode_threshold, encode_topk, encode_topk_dense
 from chronosae.kernels.squared_error import squared_error, squared_error_dense
-from chronosae.kernels.triples import Firings, Hashing, Tables, challenge, count_triples, held_hits
+from chronosae.kernels.triples import (
+    Firings,
+    Hashing,
+    Held,
+    Judged,
+    Marginals,
+    admit,
+    challenge,
+    count_marginals,
+    count_of,
+    count_triples,
+    empty_table,
+    held_hits,
+)
 
 __all__ = [
     "Firings",
     "Gate",
     "Hashing",
+    "Held",
+    "Judged",
     "Lookback",
+    "Marginals",
     "Moments",
     "Rates",
-    "Tables",
     "adamw_",
     "adamw_dense_",
+    "admit",
     "as_rows",
     "at_slots",
     "causal_taps",
@@ -40,10 +56,13 @@ __all__ = [
     "challenge",
     "compiled_kernels",
     "count_active",
+    "count_marginals",
+    "count_of",
     "count_triples",
     "dense_decode",
     "dense_only",
     "depthwise_taps",
+    "empty_table",
     "encode_threshold",
     "encode_topk",
     "encode_topk_dense",

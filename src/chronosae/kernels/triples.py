@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chronosae.kernels.compiled import loops_for, parallel
+from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.memory import recycled
 
 
 class Firings(NamedTuple):
@@ -42,56 +43,146 @@ class Hashing(NamedTuple):
     exact: bool
     """Every triple has a cell of its own."""
 
-
-def count_triples(seen: Firings, hashing: Hashing, counts: Float[Tensor, "rows cells"]) -> int | None:
-    """Add the triples to `counts`; how many. None: there is no compiler for this."""
-    loops = seen.loops()
-    if loops is None:
-        return None
-    arrays, tables, found = seen.arrays(), counts.numpy(), np.zeros(len(counts), np.int64)
-
-    def row(first: int, last: int) -> None:
-        for r in range(first, last):
-            how = hashing.d_sae, np.int64(hashing.odd[r]), hashing.bits, hashing.exact
-            found[r] = loops.count_triples(*arrays, *how, tables[r])
-
-    parallel(list(range(len(counts) + 1)), row)
-    return int(found[0])
+    def arrays(self) -> tuple[np.ndarray, np.uint64, bool]:
+        """For loops: multipliers, the bits of a product that are no part of the cell, exact."""
+        return np.array(self.odd, np.int64).view(np.uint64), np.uint64(64 - self.bits), self.exact
 
 
-class Tables(NamedTuple):
+class Marginals(NamedTuple):
+    """How often features fired at lags before tokens, and at tokens, of the pairs that count."""
+
+    source: Float[Tensor, "w F"]
+    target: Float[Tensor, "w F"]
+    pairs: Float[Tensor, " w"]
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """For loops."""
+        return tuple(t.numpy() for t in self)
+
+
+class Held(NamedTuple):
+    """Held triples of each target (source -1: none): counts since they came, and what was thought of them before."""
+
+    source: Int[Tensor, "F m"]
+    lag: Int[Tensor, "F m"]
+    counted: Float[Tensor, "F m"]
+    source_before: Float[Tensor, "F m"]
+    prior_count: Float[Tensor, "F m"]
+    prior_expected: Float[Tensor, "F m"]
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """For loops."""
+        return tuple(t.numpy() for t in self)
+
+
+class Judged(NamedTuple):
     """What triples are judged by."""
 
-    counts: Float[Tensor, "rows cells"]
     fired: Float[Tensor, "w F"]
     """How often each source fired."""
     rates: Float[Tensor, "w F"]
     """How often each target fires, of the pairs at that lag."""
     load: float
     """What a cell holds of others' counts."""
+    least: int
+    """Count below which a triple says nothing."""
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.float32, int]:
+        """For loops."""
+        return self.fired.numpy(), self.rates.numpy(), np.float32(self.load), self.least
+
+
+def empty_table(rows: int, cells: int, device: torch.device | str) -> Float[Tensor, "rows cells"]:
+    """Zeros; large ones on the CPU in large pages, as cells far apart are counted up."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(rows, cells, device=device)
+    return recycled((rows, cells), torch.float32).zero_()
+
+
+def count_marginals(seen: Firings, valid: Bool[Tensor, "n w"], marginals: Marginals) -> bool:
+    """Add to `marginals` what fired at these tokens and before them; False: there is no compiler for this."""
+    loops = seen.loops()
+    if loops is None:
+        return False
+    loops.count_marginals(*seen.arrays(), valid.contiguous().numpy(), *marginals.arrays())
+    return True
+
+
+def count_triples(
+    seen: Firings, hashing: Hashing, counts: Float[Tensor, "rows cells"]
+) -> Float[Tensor, "rows n k wk"] | None:
+    """Add the triples to `counts`; what the cells of each then held, itself included.
+
+    Triples come token by token, those of one target after another. None: there is no compiler for this.
+    """
+    loops = seen.loops()
+    if loops is None:
+        return None
+    (n, k), (_, w, past) = seen.features.shape, seen.past_features.shape
+    arrays, tables, after = seen.arrays(), counts.numpy(), recycled((len(counts), n, k, w * past), torch.float32)
+    odds, bits, exact = hashing.arrays()
+    # Where each triple has its own cell, targets can be shared out; else the tables can.
+    parts = torch.get_num_threads() if exact else len(counts)
+
+    def count(first: int, last: int) -> None:
+        for p in range(first, last):
+            row, part = (0, (p, parts)) if exact else (p, (0, 1))
+            how = hashing.d_sae, odds[row], bits, exact, part
+            loops.count_triples(*arrays, *how, tables[row], after[row].numpy())
+
+    parallel(list(range(parts + 1)), count)
+    return after
+
+
+def count_of(seen: Firings) -> int:
+    """How many triples there are."""
+    return int(((seen.past_values != 0).sum((1, 2)) * (seen.values != 0).sum(1)).sum())
 
 
 def challenge(
     seen: Firings,
-    hashing: Hashing,
-    tables: Tables,
-    held: tuple[Int[Tensor, "F m"], Int[Tensor, "F m"]],
+    after: Float[Tensor, "rows n k wk"],
+    judged: Judged,
+    held: tuple[Held, Marginals],
     worst: Float[Tensor, " F"],
-    least: int,
     best: Int[Tensor, "F c"],
-) -> bool:
-    """Into `best`, the most surprising triples that beat `worst` and are not `held`; False: no compiler for this.
+) -> None:
+    """Into `best`, the most surprising triples that beat their target's worst slot and are not held.
 
-    `least` is the count below which a triple says nothing.
+    `after`: of `count_triples`. `worst`: z of each target's worst slot, NaN where nobody asked yet.
     """
     loops = seen.loops()
+    assert loops is not None, "what was counted by loops is judged by loops"
+    slots, marginals = (each.arrays() for each in held)
+    before = *seen.arrays(), judged.fired.shape[1], after.numpy(), judged.arrays(), slots, marginals
+    parts = torch.get_num_threads()
+
+    def judge(first: int, last: int) -> None:
+        for p in range(first, last):
+            loops.challenge(*before, (p, parts), worst.numpy(), best.numpy())
+
+    parallel(list(range(parts + 1)), judge)
+
+
+def admit(
+    best: Int[Tensor, "F c"],
+    hashing: Hashing,
+    counts: Float[Tensor, "rows cells"],
+    judged: Judged,
+    held: tuple[Held, Marginals],
+    averages: tuple[Float[Tensor, "F m"], Int[Tensor, "F m"]],
+) -> bool:
+    """Give the slots of each challenged target to the most surprising; False: there is no compiler for this.
+
+    What stays keeps its slot. averages: what else a slot holds and a newcomer doesn't, its average and its step.
+    """
+    loops = loops_for(counts)
     if loops is None:
         return False
-    how = np.array(hashing.odd, np.int64), hashing.bits, hashing.exact
-    judged = tables.counts.numpy(), tables.fired.numpy(), tables.rates.numpy()
-    known = held[0].numpy(), held[1].numpy()
-    arrays, load = seen.arrays(), np.float32(tables.load)
-    loops.challenge(*arrays, hashing.d_sae, how, judged, load, known, worst.numpy(), least, best.numpy())
+    slots, marginals = (each.arrays() for each in held)
+    tables = hashing.d_sae, hashing.arrays(), counts.numpy(), judged.arrays()
+    before = best.numpy(), *tables, slots, tuple(t.numpy() for t in averages), marginals
+    parallel(evenly(len(best), 256), lambda a, b: loops.admit(*before, a, b))
     return True
 
 
@@ -103,10 +194,20 @@ def held_hits(seen: Firings, source: Int[Tensor, "F m"], lag: Int[Tensor, "F m"]
     loops = seen.loops()
     if loops is None:
         return None
-    arrays, room = [*seen.arrays(), source.numpy(), lag.numpy()], 1024
-    while True:
-        out = np.empty((4, room), np.int64)
-        found = loops.held_hits(*arrays, out)
-        if found <= room:
-            return torch.from_numpy(out[:, :found].copy())
-        room = found
+    arrays = [*seen.arrays(), source.numpy(), lag.numpy()]
+    bounds = evenly(len(seen.values), 16)
+    found: dict[int, np.ndarray] = {}
+
+    def look(first: int, last: int) -> None:
+        place = np.zeros(seen.past_features.shape[1] * len(source), np.int32)
+        room = 1024
+        while True:
+            out = np.empty((4, room), np.int64)
+            hits = loops.held_hits(*arrays, place, first, last, out)
+            if hits <= room:
+                found[first] = out[:, :hits]
+                return
+            room = hits
+
+    parallel(bounds, look)
+    return torch.from_numpy(np.concatenate([found[first] for first in bounds[:-1]], axis=1))

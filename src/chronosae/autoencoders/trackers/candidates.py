@@ -13,7 +13,7 @@ from chronosae.autoencoders.trackers.history import History
 from chronosae.autoencoders.trackers.marginals import LagMarginals
 from chronosae.autoencoders.trackers.sketch import Triples, TripleSketch, surprise
 from chronosae.autoencoders.trackers.state import TensorState
-from chronosae.kernels import challenge, held_hits
+from chronosae.kernels import Held, admit, challenge, held_hits
 
 CHALLENGERS = 8
 """Triples that may enter a target's slots in one update."""
@@ -84,37 +84,60 @@ class Candidates(TensorState):
         at = target[event]
         return at, slot, self.lag[at, slot], value[event, slot], seen.values[token, now][event]
 
-    def challenge(self, best: Int[Tensor, "F c"], triples: Triples, sketch: TripleSketch, worst: Tensor) -> None:
-        """Write triples that beat their target's worst slot into `best`, one a bucket, the most surprising first.
+    def challenge(
+        self,
+        best: Int[Tensor, "F c"],
+        seen: History,
+        sketch: TripleSketch,
+        marginals: LagMarginals,
+        worst: Float[Tensor, " F"],
+    ) -> None:
+        """Count the triples of these targets, and write into `best` those that beat their target's worst slot.
 
-        An entry packs z (as the bits of a positive float32, which order like the number) above source and lag.
+        One a bucket, the most surprising first: an entry packs z (as the bits of a positive float32, which order like
+        the number) above source and lag. `worst`: z of the worst slot of each target, NaN where nobody asked yet.
         """
-        count = sketch.count(triples)
+        triples, after = sketch.count_all(seen)
+        if triples is None:
+            held = self.held(), marginals.counted()
+            return challenge(seen.firings(), after, sketch.judged(MIN_COUNT), held, worst, best)
+        self._ask(worst, seen, marginals)
+        return self._challenge(best, triples, sketch.estimate(after), sketch, worst)
+
+    def _ask(self, worst: Float[Tensor, " F"], seen: History, marginals: LagMarginals) -> None:
+        targets = seen.features[seen.values != 0].unique()
+        worst[targets] = self.surprise(marginals, targets).amin(1).to(worst.dtype)
+
+    def _challenge(
+        self, best: Int[Tensor, "F c"], triples: Triples, count: Tensor, sketch: TripleSketch, worst: Tensor
+    ) -> None:
         often = (count >= MIN_COUNT) & (triples.source != triples.target)
         triples, count = triples[often], count[often]
         z = surprise(count, sketch.expected(triples)).float()
         keep = z > worst[triples.target].clamp(min=0)
         triples, z = triples[keep], z[keep]
-        held = (self.source[triples.target] == triples.source[:, None]) & (
-            self.lag[triples.target] == triples.lag[:, None]
-        )
-        new = ~held.any(1)
+        same_source = self.source[triples.target] == triples.source[:, None]
+        new = ~(same_source & (self.lag[triples.target] == triples.lag[:, None])).any(1)
         triples, z = triples[new], z[new]
         code = triples.source * sketch.window + triples.lag - 1
         packed = (z.view(torch.int32).long() << 32) | code
         bucket = triples.target * best.shape[1] + (code * 40503 >> 4) % best.shape[1]
         best.view(-1).scatter_reduce_(0, bucket, packed, "amax")
 
-    def challenge_unlisted(
-        self, best: Int[Tensor, "F c"], seen: History, sketch: TripleSketch, worst: Float[Tensor, " F"]
-    ) -> None:
-        """The same for all triples of these targets, already counted, without a list of them."""
-        held = self.source, self.lag
-        done = challenge(seen.firings(), sketch.hashing, sketch.tables(), held, worst, MIN_COUNT, best)
-        assert done, "what was counted by loops is judged by loops"
+    def held(self) -> Held:
+        """What is held, as kernels take it."""
+        counters = self.count, self.source_before, self.prior_count, self.prior_expected
+        return Held(self.source, self.lag, *counters)
 
     def admit(self, best: Int[Tensor, "F c"], marginals: LagMarginals, sketch: TripleSketch) -> None:
-        """Give each challenged target's slots to the most surprising of what it holds and its challengers."""
+        """Give each challenged target's slots to the most surprising of what it holds and its challengers.
+
+        What stays keeps its slot; newcomers take the others, both in order.
+        """
+        averages = self.interaction, self.interaction_step
+        held = self.held(), marginals.counted()
+        if admit(best, sketch.hashing, sketch.counts, sketch.judged(MIN_COUNT), held, averages):
+            return
         rows = torch.nonzero((best >= 0).any(1)).squeeze(1)
         packed = best[rows]
         code = packed.clamp(min=0) & 0xFFFFFFFF
@@ -124,19 +147,29 @@ class Candidates(TensorState):
         count, expected = (each(entrants).view_as(source).float() for each in (sketch.count, sketch.expected))
         z = surprise(count.double(), expected.double()).masked_fill(packed < 0, -torch.inf)
         entering = {
-            "source": torch.where(packed < 0, EMPTY, source),
+            "source": source,
             "lag": lag,
             "source_before": marginals.source[lag - 1, source],
             "prior_count": count,
             "prior_expected": expected,
         }
-        order = torch.cat([self.surprise(marginals, rows), z], 1).topk(self.source.shape[1], dim=1).indices
+        stays, place = _slots_for(self.surprise(marginals, rows), z)
         for name in self._tensors:
             tensor = getattr(self, name)
             new = entering.get(name, torch.zeros_like(source)).to(tensor.dtype)
-            tensor[rows] = torch.cat([tensor[rows], new], 1).gather(1, order)
+            tensor[rows] = torch.where(stays, tensor[rows], new.gather(1, place))
 
     def halve(self) -> None:
         """Forget half of what was counted."""
         for name in ("count", "source_before", "prior_count", "prior_expected"):
             getattr(self, name).mul_(0.5)
+
+
+def _slots_for(held: Float[Tensor, "n m"], entrants: Float[Tensor, "n c"]) -> tuple[Tensor, Tensor]:
+    """Which of the held [n, m] are among the m largest of both, and which entrant would take each slot."""
+    m = held.shape[1]
+    rank = torch.cat([held, entrants], 1).sort(dim=1, descending=True, stable=True).indices.argsort(1)
+    stays, enters = rank[:, :m] < m, rank[:, m:] < m
+    in_order = (~enters).to(torch.int8).sort(dim=1, stable=True).indices
+    turn = ((~stays).cumsum(1) - 1).clamp(0, entrants.shape[1] - 1)
+    return stays, in_order.gather(1, turn)

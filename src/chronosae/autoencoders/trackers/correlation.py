@@ -1,6 +1,6 @@
 """Which features tend to fire a few tokens after which others, in bounded memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -130,43 +130,42 @@ class TemporalCorrelationTracker(TensorState):
         return self.candidates.interaction * (1 - self.alpha) ** (now - self.candidates.interaction_step)
 
     def _count(self, seen: History, step: int, interaction: Interaction | None) -> None:
-        total = torch.zeros_like(self.candidates.interaction)
-        pairs = torch.zeros_like(total)
-        for piece in self._pieces(seen):
-            self.marginals.add(piece)
-            target, slot, lag, source_value, target_value = self.candidates.co_active(piece)
-            self.candidates.count.index_put_((target, slot), torch.ones_like(target).float(), accumulate=True)
+        held, places, found = self.candidates, [], []
+        self.marginals.add(seen)
+        for piece in seen.pieces(self._piece_size(seen)):
+            target, slot, lag, source_value, target_value = held.co_active(piece)
+            place = target * held.count.shape[1] + slot
+            held.count.view(-1).index_add_(0, place, torch.ones_like(place, dtype=held.count.dtype))
             if interaction is not None:
-                R = interaction(self.candidates.source[target, slot], target, lag, source_value, target_value)
-                total.index_put_((target, slot), R.to(total.dtype), accumulate=True)
-                pairs.index_put_((target, slot), torch.ones_like(target).float(), accumulate=True)
+                places.append(place)
+                found.append(interaction(held.source[target, slot], target, lag, source_value, target_value))
             if self.measuring:
                 self.moments.add(piece)
-        if interaction is not None:
-            faded = self.interactions(step) + self.alpha * total / pairs.clamp(min=1)
-            self.candidates.interaction = torch.where(pairs > 0, faded, self.candidates.interaction)
-            self.candidates.interaction_step.masked_fill_(pairs > 0, step)
+        if places:
+            self._average(torch.cat(places), torch.cat(found).to(held.interaction.dtype), step)
+
+    def _average(self, place: Int[Tensor, " p"], R: Float[Tensor, " p"], step: int) -> None:
+        """One update of C at these places in [F, m], with the mean of the R of each."""
+        held = self.candidates
+        C, last = held.interaction.view(-1), held.interaction_step.view(-1)
+        place, which = place.unique(return_inverse=True)
+        total, pairs = R.new_zeros(len(place)).index_add_(0, which, R), torch.bincount(which, minlength=len(place))
+        C[place] = C[place] * (1 - self.alpha) ** (step - last[place]) + self.alpha * total / pairs
+        last[place] = step
 
     def _screen(self, seen: History) -> None:
-        targets = seen.features[seen.values != 0].unique()
-        worst = torch.full((self.d_sae,), torch.inf, dtype=torch.float64, device=seen.valid.device)
-        worst[targets] = self.candidates.surprise(self.marginals, targets).amin(1).double()
+        worst = torch.full((self.d_sae,), torch.nan, dtype=torch.float64, device=seen.valid.device)
         best = torch.full((self.d_sae, CHALLENGERS), -1, dtype=torch.int64, device=seen.valid.device)
-        for piece in self._pieces(seen):
-            triples = self.sketch.count_all(piece)
-            # A triple's last occurrence is judged by all of them, so one pass is enough.
-            if triples is None:
-                self.candidates.challenge_unlisted(best, piece, self.sketch, worst)
-            else:
-                self.candidates.challenge(best, triples, self.sketch, worst)
+        for piece in seen.pieces(max(TABLE_BYTES // (64 * self.window * seen.values.shape[1] ** 2), 1)):
+            self.candidates.challenge(best, piece, self.sketch, self.marginals, worst)
         self.candidates.admit(best, self.marginals, self.sketch)
         self.sketch.forget()
 
-    def _pieces(self, seen: History) -> Iterator[History]:
-        """Few enough tokens at a time that tables [n, w, F], [n, F (m + w)] and [n, w, k, k] stay small."""
+    def _piece_size(self, seen: History) -> int:
+        """Few enough tokens at a time that tables [n, w, F] and [n, F (m + w)] stay small."""
         k, r = seen.values.shape[1], self.moments.source.shape[1]
         per_token = max(4 * self.window * self.d_sae, r * self.d_sae, 64 * self.window * k * k)
-        return seen.pieces(max(TABLE_BYTES // per_token, 1))
+        return max(TABLE_BYTES // per_token, 1)
 
     def _forget(self, coming: int) -> None:
         self.tokens_since_halving += coming

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from chronosae.autoencoders.trackers.history import History
 from chronosae.autoencoders.trackers.state import TensorState
+from chronosae.kernels import Marginals, count_marginals
 
 
 class LagMarginals(TensorState):
@@ -20,6 +21,8 @@ class LagMarginals(TensorState):
 
     def add(self, seen: History) -> None:
         """Count these targets."""
+        if count_marginals(seen.firings(), seen.valid, self.counted()):
+            return
         for lag in range(len(self.pairs)):
             past = seen.past_features[:, lag][seen.past_values[:, lag] != 0]
             now = seen.features[(seen.values != 0) & seen.valid[:, lag, None]]
@@ -30,6 +33,14 @@ class LagMarginals(TensorState):
     def rate(self, feature: Int[Tensor, "*n"], lag: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """Firing probability of a target over pairs at that lag (0 before any)."""
         return self.target[lag - 1, feature] / self.pairs[lag - 1].clamp(min=1)
+
+    def rates(self) -> Float[Tensor, "w F"]:
+        """The same of every target at every lag."""
+        return self.target / self.pairs.clamp(min=1).unsqueeze(1)
+
+    def counted(self) -> Marginals:
+        """The same as kernels take it."""
+        return Marginals(self.source, self.target, self.pairs)
 
     def halve(self) -> None:
         """Forget half of what was counted."""

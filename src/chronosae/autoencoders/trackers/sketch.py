@@ -12,7 +12,7 @@ from torch import Tensor
 from chronosae.autoencoders.trackers.history import History
 from chronosae.autoencoders.trackers.marginals import LagMarginals
 from chronosae.autoencoders.trackers.state import TensorState
-from chronosae.kernels import Hashing, Tables, count_triples
+from chronosae.kernels import Hashing, Judged, count_of, count_triples, empty_table
 
 ROWS = 2
 MAX_LOAD = 2.0
@@ -33,8 +33,8 @@ class Triples:
 
 def co_activations(seen: History) -> Triples:
     """Every triple of the given targets, one entry an occurrence, a feature with itself included."""
-    token, lag, past, now = torch.nonzero(
-        (seen.past_values != 0)[..., None] & (seen.values != 0)[:, None, None, :], as_tuple=True
+    token, now, lag, past = torch.nonzero(
+        (seen.values != 0)[:, :, None, None] & (seen.past_values != 0)[:, None], as_tuple=True
     )
     return Triples(seen.features[token, now], seen.past_features[token, lag, past], lag + 1)
 
@@ -55,20 +55,23 @@ class TripleSketch(TensorState):
             raise ValueError(f"the sketch needs a power of two as its number of cells; got {cells}")
         self.d_sae, self.window = d_sae, window
         self.exact = window * d_sae * d_sae <= cells
-        self.counts = torch.zeros(1 if self.exact else ROWS, cells, device=device)
+        self.counts = empty_table(1 if self.exact else ROWS, cells, device)
         self.total = torch.zeros((), dtype=torch.float64, device=device)
         self.marginals = LagMarginals(d_sae, window, device)
 
-    def count_all(self, seen: History) -> Triples | None:
-        """Count the triples of these targets. They are listed where that was needed; None where it wasn't."""
-        counted = count_triples(seen.firings(), self.hashing, self.counts)
-        if counted is None:
-            triples = co_activations(seen)
-            self.add(seen, triples)
-            return triples
+    def count_all(self, seen: History) -> tuple[Triples | None, Tensor]:
+        """Count the triples of these targets: a list of them, and what the cells of each, [rows, ...], then held.
+
+        None instead of the list where it wasn't needed. A triple's last occurrence counts all of them.
+        """
         self.marginals.add(seen)
-        self.total += counted
-        return None
+        after = count_triples(seen.firings(), self.hashing, self.counts)
+        if after is not None:
+            self.total += count_of(seen.firings())
+            return None, after
+        triples = co_activations(seen)
+        self.total += len(triples.target)
+        return triples, self.add(triples)
 
     @property
     def hashing(self) -> Hashing:
@@ -76,19 +79,18 @@ class TripleSketch(TensorState):
         rows, cells = self.counts.shape
         return Hashing(self.d_sae, _ODD[:rows], cells.bit_length() - 1, self.exact)
 
-    def tables(self) -> Tables:
-        """What triples are judged by."""
-        marginals = self.marginals
-        rates = marginals.target / marginals.pairs.clamp(min=1).unsqueeze(1)
-        return Tables(self.counts, marginals.source, rates, 0.0 if self.exact else self.load())
+    def judged(self, least: int) -> Judged:
+        """What triples are judged by; a count below `least` says nothing."""
+        return Judged(self.marginals.source, self.marginals.rates(), 0.0 if self.exact else self.load(), least)
 
-    def add(self, seen: History, triples: Triples) -> None:
-        """Count the triples of these targets."""
-        self.marginals.add(seen)
-        ones = torch.ones(len(triples.target), device=self.counts.device)
-        for row, cell in zip(self.counts, self._cells(triples), strict=True):
+    def add(self, triples: Triples) -> Float[Tensor, "rows n"]:
+        """Count these triples, one after another; what the cells of each held once it was counted."""
+        after = self.counts.new_empty(len(self.counts), len(triples.target))
+        ones = torch.ones_like(after[0])
+        for row, cell, held in zip(self.counts, self._cells(triples), after, strict=True):
+            held.copy_(row[cell] + _occurrence(cell))
             row.index_add_(0, cell, ones)
-        self.total += len(triples.target)
+        return after
 
     def forget(self) -> None:
         """Halve everything once the cells are too full."""
@@ -107,8 +109,12 @@ class TripleSketch(TensorState):
 
     def count(self, triples: Triples) -> Float[Tensor, " n"]:
         """Estimated occurrences."""
-        rows = [row[cell] for row, cell in zip(self.counts, self._cells(triples), strict=True)]
-        count = torch.stack(rows).amin(0)
+        cells = self._cells(triples)
+        return self.estimate(torch.stack([row[cell] for row, cell in zip(self.counts, cells, strict=True)]))
+
+    def estimate(self, held: Float[Tensor, "rows n"]) -> Float[Tensor, " n"]:
+        """Occurrences of triples whose cells held this."""
+        count = held.amin(0)
         return count if self.exact else (count - self.load()).clamp(min=0)
 
     def expected(self, triples: Triples) -> Float[Tensor, " n"]:
@@ -124,6 +130,13 @@ class TripleSketch(TensorState):
         # Multiply-shift hashing (Dietzfelbinger et al. 1997): the product wraps, its top bits are the cell.
         bits = cells.bit_length() - 1
         return [((key * odd) >> (64 - bits)) & (cells - 1) for odd in _ODD]
+
+
+def _occurrence(keys: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """1 for the first of equal keys, 2 for the second."""
+    ordered, order = keys.sort(stable=True)
+    number = torch.arange(1, len(keys) + 1, device=keys.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(number).scatter_(0, order, number)
 
 
 def surprise(count: Float[Tensor, "*n"], expected: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
