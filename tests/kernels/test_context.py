@@ -27,10 +27,10 @@ BATCH, POS, D, F, LAGS = 2, 70, 24, 500, (1, 2, 4, 8, 9)
 DOCS = (torch.arange(POS) // 30).expand(BATCH, POS).contiguous()
 
 
-def case(seed: int = 0, taps: float = 0.3) -> tuple[Tensor, Tensor, Tensor, Lookback, Gate]:
+def case(seed: int = 0, lags: tuple[int, ...] = LAGS, d: int = D) -> tuple[Tensor, Tensor, Tensor, Lookback, Gate]:
     g = torch.Generator().manual_seed(seed)
-    x, W, bias = torch.randn(BATCH * POS, D, generator=g), torch.randn(F, D, generator=g), torch.randn(F, generator=g)
-    back = Lookback(taps * torch.randn(len(LAGS), F, generator=g), LAGS, tokens_at((BATCH, POS), LAGS, DOCS))
+    x, W, bias = torch.randn(BATCH * POS, d, generator=g), torch.randn(F, d, generator=g), torch.randn(F, generator=g)
+    back = Lookback(0.3 * torch.randn(len(lags), F, generator=g), lags, tokens_at((BATCH, POS), lags, DOCS))
     gate = Gate(torch.rand(POS, F, generator=g).sub(0.2).clamp_min(0), torch.arange(BATCH * POS) % POS)
     return x, W, bias, back, gate
 
@@ -49,12 +49,15 @@ def exact(x: Tensor, W: Tensor, bias: Tensor, k: int, back: Lookback, gate: Gate
     """The definition: every pre-activation in the one fixed order, then the largest."""
     loops, (n, f) = loops_for(x), (len(x), len(W))
     assert loops is not None
-    products, pre = torch.zeros(len(back.lags)).numpy(), torch.zeros(n, f)
+    products, pre = torch.zeros(1, len(back.lags)).numpy(), torch.zeros(n, f)
     arrays = x.numpy(), W.numpy()
-    rest = bias.numpy(), back.taps.numpy(), back.sources.numpy(), products
+    rest = bias.numpy(), back.taps.numpy(), back.sources.numpy()
+    every = torch.arange(f, dtype=torch.int32).numpy()
     for t in range(n):
         for feature in range(f):
-            pre[t, feature] = float(loops.exact_entry(*arrays, t, feature, *rest))
+            # One at a time: whoever is computed beside it makes no difference.
+            one = every[feature : feature + 1]
+            loops.exact_entries(*arrays, t, one, 0, 1, *rest, pre[t, feature : feature + 1].numpy(), products)
     best, indices = largest_positive(compared(pre, gate), k)
     return torch.where(best != 0, pre.gather(1, indices), 0), indices
 
@@ -72,6 +75,14 @@ def assert_exact(k: int, x: Tensor, W: Tensor, bias: Tensor, back: Lookback, gat
 def test_values_and_choice_are_bit_equal_to_computing_everything(k: int, what: str) -> None:
     x, W, bias, back, gate = case()
     assert_exact(k, x, W, bias, NOWHERE if what == "gate" else back, None if what == "lags" else gate)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("d", [1, 7, 33, 100])
+@pytest.mark.parametrize("gated", [False, True])
+def test_four_lags_in_one_pass_are_bit_equal_whatever_the_width(d: int, gated: bool) -> None:
+    x, W, bias, back, gate = case(7, LAGS[:4], d)
+    assert_exact(9, x, W, bias, back, gate if gated else None)
 
 
 @pytest.mark.usefixtures("everywhere")

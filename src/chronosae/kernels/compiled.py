@@ -62,6 +62,7 @@ def _load() -> SimpleNamespace | None:
             from chronosae.kernels.loops import (
                 bits,
                 context,
+                context_gradients,
                 dense,
                 mixing,
                 rank,
@@ -74,7 +75,20 @@ def _load() -> SimpleNamespace | None:
             )
         finally:
             config.CACHE_DIR = before
-        modules = bits, context, dense, mixing, rank, select, sparse, threshold, triples, update, windows
+        modules = (
+            bits,
+            context,
+            context_gradients,
+            dense,
+            mixing,
+            rank,
+            select,
+            sparse,
+            threshold,
+            triples,
+            update,
+            windows,
+        )
         found = SimpleNamespace(**{name: loop for module in modules for name, loop in vars(module).items()})
         one = torch.ones(2).numpy()
         assert found.dot(one, one) == 2

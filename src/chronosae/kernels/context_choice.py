@@ -20,6 +20,8 @@ from chronosae.kernels.low_precision import CHUNK, product_bits
 from chronosae.kernels.rounded import TINY, Rounded, rounded_inputs, rounded_weights, summing_error
 from chronosae.kernels.select import group_count, largest_positive
 
+# More than `select` makes: entries of a group that may matter are computed one by one.
+GROUPS = 1024
 # Beyond this no bound is sure to be finite.
 SANE = 1e15
 
@@ -70,7 +72,10 @@ def choose_exactly(
     """From a product in bfloat16; float32 on the CPU."""
     n, lags = len(x), len(back.lags)
     out = Choice(torch.zeros(n, k, dtype=torch.int64), x.new_zeros(n, k), x.new_zeros(n, k, lags))
-    task = _Task(loops, x, W, bias, back, gate, k, out, torch.zeros(n, dtype=torch.bool))
+    groups = min(len(W), max(group_count(k, len(W)), GROUPS))
+    nowhere = Gate(x.new_zeros(0, len(W)), torch.zeros(0, dtype=torch.int64))
+    largest = [_by_group(loops, t, groups) for t in (back.taps, (gate or nowhere).weights)]
+    task = _Task(loops, x, W, bias, back, gate or nowhere, k, out, torch.zeros(n, dtype=torch.bool), *largest)
     tokens = torch.arange(n) if active is None else active.nonzero().squeeze(1)
     if not len(tokens) or not task.sane():
         task.scan(tokens)
@@ -93,21 +98,19 @@ class _Task(NamedTuple):
     W: Tensor
     bias: Tensor
     back: Lookback
-    gate: Gate | None
+    gate: Gate
+    """With no rows if there is none."""
     k: int
     out: Choice
     undecided: Tensor
-
-    @property
-    def groups(self) -> int:
-        """More than `select` makes: entries of a group that may matter are computed one by one."""
-        return min(len(self.W), max(group_count(self.k, len(self.W)), 1024))
+    largest_taps: Float[Tensor, "l g"]
+    largest_gates: Float[Tensor, "p g"]
 
     def sane(self) -> bool:
         """Every number but x and W, which have bounds of their own, is of ordinary size."""
-        known = [self.bias, self.back.taps, *([] if self.gate is None else [self.gate.weights])]
+        known = self.bias.abs(), self.largest_taps, self.largest_gates
         # Not `>`: a NaN must not pass.
-        return all(not t.numel() or max(float(t.max()), -float(t.min())) < SANE for t in known)
+        return all(not t.numel() or float(t.max()) < SANE for t in known)
 
     def choose(self, approx: Tensor, place: Tensor, tokens: Tensor, inputs: Rounded, weights: Rounded) -> None:
         """Decide `tokens` by the bits of an approximate product."""
@@ -118,13 +121,11 @@ class _Task(NamedTuple):
         sides = [tuple(t.numpy() for t in s) for s in ((self.x, *inputs[1:]), (self.W, *weights[1:]))]
         bias = self.bias.numpy(), np.float32(self.bias.abs().max())
         # Tokens of one gate row after each other, so that it stays in cache; lags want the order of the text.
-        if self.gate is not None and not self.back.lags:
+        if len(self.gate.weights) and not self.back.lags:
             tokens = tokens[self.gate.rows[tokens].argsort()]
         before = (bits, magnitude), place.numpy(), tokens.numpy(), sides[0], (*sides[1], worst), bias, *self._context()
-        out = self._out()
-        parallel(
-            evenly(len(tokens), 16), lambda a, b: self.loops.choose_in_context(*before, self.k, self.groups, a, b, out)
-        )
+        out, groups = self._out(), self.largest_taps.shape[1]
+        parallel(evenly(len(tokens), 16), lambda a, b: self.loops.choose_in_context(*before, self.k, groups, a, b, out))
 
     def decide_in_full(self, tokens: Tensor, inputs: Rounded, weights: Rounded) -> None:
         """Decide `tokens` by a product in float32, and those that remain by every exact pre-activation."""
@@ -150,20 +151,16 @@ class _Task(NamedTuple):
 
     def _context(self) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         """Taps and gates, each with its largest magnitude in every group."""
-        gate, groups = (
-            self.gate or Gate(self.x.new_zeros(0, len(self.W)), torch.zeros(0, dtype=torch.int64)),
-            self.groups,
-        )
-        back = self.back.taps, self.back.sources, _by_group(self.back.taps.abs(), groups)
-        gates = *gate, _by_group(gate.weights, groups)
-        return tuple(t.numpy() for t in back), tuple(t.numpy() for t in gates)
+        back = self.back.taps, self.back.sources, self.largest_taps
+        return tuple(t.numpy() for t in back), tuple(t.numpy() for t in (*self.gate, self.largest_gates))
 
     def _out(self) -> tuple[np.ndarray, ...]:
         return (*(t.numpy() for t in self.out), self.undecided.numpy())
 
 
-def _by_group(rows: Float[Tensor, "r f"], groups: int) -> Float[Tensor, "r g"]:
-    """Largest of the entries j, j + G, j + 2G ... of each row."""
-    short = -rows.shape[1] % groups
-    padded = torch.nn.functional.pad(rows, (0, short)) if short else rows
-    return padded.view(len(rows), -1, groups).amax(1) if len(rows) else rows.new_zeros(0, groups)
+def _by_group(loops: SimpleNamespace, rows: Float[Tensor, "r f"], groups: int) -> Float[Tensor, "r g"]:
+    """Largest magnitude among the entries j, j + G, j + 2G ... of each row."""
+    found = torch.empty(len(rows), groups, dtype=torch.int32)
+    parts = evenly(len(rows))
+    parallel(parts, lambda a, b: loops.largest_by_group(rows[a:b].view(torch.int32).numpy(), found[a:b].numpy()))
+    return found.view(torch.float32)

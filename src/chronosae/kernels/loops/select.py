@@ -71,30 +71,79 @@ def sort_small(a, n):
 
 @loop
 @no_type_check
-def keep_largest(candidates, exact, keys, n, k, indices, values):
-    """Write the k largest positive of n candidates, indices ascending after the unused slots (0, 0).
+def keep_largest(found, exact, keys, n, k, kept):
+    """The k largest positive of n candidates, in `kept` as `place among the candidates + 2^32 feature`, by feature.
 
-    Of equal ones the first is taken. NaN counts as largest.
+    Of equal ones the first feature is taken, in whatever order they stand. NaN counts as largest. Returns how many.
     """
     for q in range(n):
         keys[q] = np.int32(2147483647) if np.isnan(exact[q]) else key32(exact[q])
-    threshold, spare = np.int32(1), k
+    threshold = np.int32(1)
     if n > k:
         threshold = max(kth_largest(keys[:n], k, np.int64(0), np.int64(2147483647)), np.int32(1))
-    for q in range(n):
-        spare -= np.int32(keys[q] > threshold)
-    equals = 0
+    count, equals = 0, 0
     for q in range(n):
         equals += np.int32(keys[q] == threshold)
-    slot = max(spare - equals, 0)
-    indices[:slot] = 0
-    values[:slot] = 0
+        if keys[q] > threshold:
+            kept[count] = (np.int64(found[q]) << 32) | q
+            count += 1
+    equals, last = min(equals, k - count), np.int64(-1)
+    for _ in range(equals):
+        best = np.int64(9223372036854775807)
+        for q in range(n):
+            packed = (np.int64(found[q]) << 32) | q
+            if keys[q] == threshold and last < packed < best:
+                best = packed
+        kept[count], last = best, best
+        count += 1
+    sort_small(kept, count)
+    return count
+
+
+@loop
+@no_type_check
+def write_largest(found, exact, keys, n, k, kept, indices, values):
+    """Features and values of the k largest positive candidates, after the unused slots (0, 0)."""
+    spare = k - keep_largest(found, exact, keys, n, k, kept)
+    indices[:spare] = 0
+    values[:spare] = 0
+    for slot in range(spare, k):
+        packed = kept[slot - spare]
+        indices[slot], values[slot] = packed >> 32, exact[packed & 0xFFFFFFFF]
+
+
+@loop
+@no_type_check
+def likely_first(found, lower, upper, keys, n, k):
+    """Put k candidates (more if equal) with the largest lower bounds first; drop those which k others surely exceed.
+
+    Returns how many come first, and how many are left in all. Once the first are known exactly, the smallest of them
+    is a better bound on the k-th largest than any of these.
+    """
+    if n <= k:
+        return n, n
     for q in range(n):
-        equal = keys[q] == threshold
-        if keys[q] > threshold or (equal and spare > 0):
-            indices[slot], values[slot] = candidates[q], exact[q]
-            slot += 1
-            spare -= np.int32(equal)
+        keys[q] = key32(lower[q])
+    least, first = value32(kth_largest(keys[:n], k, np.int64(-2147483648), np.int64(2147483647))), 0
+    for q in range(n):
+        if lower[q] >= least:
+            found[q], found[first] = found[first], found[q]
+            upper[q], upper[first] = upper[first], upper[q]
+            lower[q], lower[first] = lower[first], lower[q]
+            first += 1
+    return first, still_possible(found, upper, first, n, least)
+
+
+@loop
+@no_type_check
+def still_possible(found, upper, first, n, least):
+    """Keep those candidates of `first..n` that may reach `least`; how many there are then."""
+    kept = first
+    for q in range(first, n):
+        if upper[q] >= least:
+            found[kept], upper[kept] = found[q], upper[q]
+            kept += 1
+    return kept
 
 
 @summing
@@ -112,7 +161,8 @@ def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias
     rounding = ROUNDED if approx.itemsize == 2 else np.float32(0)
     room = 4 * k + 128
     maxima, found = np.empty(groups, approx.dtype), np.empty(room, np.int32)
-    exact, keys = np.empty(room, np.float32), np.empty(room, np.int32)
+    exact, keys, kept = np.empty(room, np.float32), np.empty(room, np.int32), np.empty(k, np.int64)
+    lower, upper = np.empty(room, np.float32), np.empty(room, np.float32)
     half = np.int64(1) << (8 * approx.itemsize - 1)
     for r in range(first, last):
         t = rows[r]
@@ -132,19 +182,19 @@ def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias
         undecided[t] = n < 0
         if n < 0:
             continue
-        sort_small(found, n)
-        n = _narrow(row, x_errors[t], x_norms[t], W_norms, W_errors, rounding, k, found, exact, keys, n)
-        for q in range(n):
-            exact[q] = dot(x[t], W[found[q]]) + bias[found[q]]
-        keep_largest(found, exact, keys, n, k, indices[t], values[t])
+        _bounds(row, x_errors[t], x_norms[t], W_norms, W_errors, rounding, found, lower, upper, n)
+        sure, n = likely_first(found, lower, upper, keys, n, k)
+        exact_dots(x, t, W, bias, found, 0, sure, exact)
+        if sure < n:
+            n = still_possible(found, upper, sure, n, exact[:sure].min())
+            exact_dots(x, t, W, bias, found, sure, n, exact)
+        write_largest(found, exact, keys, n, k, kept, indices[t], values[t])
 
 
 @loop
 @no_type_check
-def _narrow(row, x_error, x_norm, W_norms, W_errors, rounding, k, found, bounds, keys, n):
-    """Drop candidates that can't be among the k largest, by the slack of each feature instead of the worst one's."""
-    if n <= k:
-        return n
+def _bounds(row, x_error, x_norm, W_norms, W_errors, rounding, found, lower, upper, n):
+    """Of every candidate, by the slack of its feature instead of the worst one's."""
     sign = row.dtype.type(8 * row.itemsize - 1)
     rest = row.dtype.type(2 ** (8 * row.itemsize - 1) - 1)
     for q in range(n):
@@ -152,14 +202,33 @@ def _narrow(row, x_error, x_norm, W_norms, W_errors, rounding, k, found, bounds,
         ordered = row.dtype.type(v ^ ((v >> sign) & rest))
         value = value16(ordered) if row.itemsize == 2 else value32(ordered)
         slack = x_error * W_norms[found[q]] + x_norm * W_errors[found[q]] + rounding * abs(value)
-        keys[q], bounds[q] = key32(value - slack), value + slack
-    least = value32(kth_largest(keys[:n], k, np.int64(-2147483648), np.int64(2147483647)))
-    kept = 0
-    for q in range(n):
-        if bounds[q] >= least:
-            found[kept] = found[q]
-            kept += 1
-    return kept
+        lower[q], upper[q] = value - slack, value + slack
+
+
+@summing
+@no_type_check
+def exact_dots(x, t, W, bias, found, first, last, exact):
+    """Pre-activations of one token: inner products four at a time, each summed in the order of `dot`."""
+    # Unsigned places in flat tables: a view of every row would cost time.
+    D, flat, rows, q = np.uint64(x.shape[1]), x.reshape(-1), W.reshape(-1), first
+    T = np.uint64(t) * D
+    while q + 3 < last:
+        A, B = np.uint64(found[q]) * D, np.uint64(found[q + 1]) * D
+        C, E = np.uint64(found[q + 2]) * D, np.uint64(found[q + 3]) * D
+        a, b, c, e = x.dtype.type(0), x.dtype.type(0), x.dtype.type(0), x.dtype.type(0)
+        for i in range(D):
+            v = flat[T + i]
+            a += v * rows[A + i]
+            b += v * rows[B + i]
+            c += v * rows[C + i]
+            e += v * rows[E + i]
+        exact[q], exact[q + 1], exact[q + 2], exact[q + 3] = a, b, c, e
+        q += 4
+    while q < last:
+        exact[q] = dot(x[t], W[found[q]])
+        q += 1
+    for q in range(first, last):
+        exact[q] += bias[found[q]]
 
 
 @summing
@@ -168,12 +237,11 @@ def scan(rows, x, W, bias, k, first, last, out):
     """The same by computing every exact pre-activation: for the tokens that `choose` leaves undecided."""
     indices, values, undecided = out
     n = W.shape[0]
-    every, exact, keys = np.arange(n), np.empty(n, np.float32), np.empty(n, np.int32)
+    every, exact, keys, kept = np.arange(n), np.empty(n, np.float32), np.empty(n, np.int32), np.empty(k, np.int64)
     for r in range(first, last):
         t = rows[r]
-        for f in range(n):
-            exact[f] = dot(x[t], W[f]) + bias[f]
-        keep_largest(every, exact, keys, n, k, indices[t], values[t])
+        exact_dots(x, t, W, bias, every, 0, n, exact)
+        write_largest(every, exact, keys, n, k, kept, indices[t], values[t])
         undecided[t] = False
 
 
@@ -183,7 +251,7 @@ def largest(row_bits, row_values, k, groups, first, last, indices, values):
     """The k largest positive entries of given float32 rows, NaN counting as largest."""
     n = row_bits.shape[1]
     maxima, found = np.empty(groups, np.int32), np.empty(4 * k + 128, np.int32)
-    exact, keys = np.empty(4 * k + 128, np.float32), np.empty(4 * k + 128, np.int32)
+    exact, keys, kept = np.empty(4 * k + 128, np.float32), np.empty(4 * k + 128, np.int32), np.empty(k, np.int64)
     for t in range(first, last):
         row = row_bits[t]
         odd = np.int32(0)
@@ -195,9 +263,8 @@ def largest(row_bits, row_values, k, groups, first, last, indices, values):
             reached = kth_largest(maxima, k, np.int64(-2147483648), np.int64(2147483647))
             count = above(row, maxima, max(value32(reached), np.float32(0)), found)
         if count < 0:
-            keep_largest(np.arange(n), row_values[t], np.empty(n, np.int32), n, k, indices[t], values[t])
+            write_largest(np.arange(n), row_values[t], np.empty(n, np.int32), n, k, kept, indices[t], values[t])
             continue
-        sort_small(found, count)
         for q in range(count):
             exact[q] = row_values[t, found[q]]
-        keep_largest(found, exact, keys, count, k, indices[t], values[t])
+        write_largest(found, exact, keys, count, k, kept, indices[t], values[t])
