@@ -12,6 +12,7 @@ from chronosae.kernels.context import Gate, Lookback, tokens_at
 from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
 from chronosae.kernels.depthwise import depthwise_taps
 from chronosae.kernels.mixed import mixed_products, product, unit_gram_energy
+from chronosae.kernels.prediction import Predictor, absent, firing_energy, lagged_logits
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
 from chronosae.kernels.rows import sigmoid, some_entries, some_rows
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
@@ -43,7 +44,9 @@ __all__ = [
     "Lookback",
     "Marginals",
     "Moments",
+    "Predictor",
     "Rates",
+    "absent",
     "adamw_",
     "adamw_dense_",
     "admit",
@@ -68,8 +71,10 @@ __all__ = [
     "encode_topk_dense",
     "encode_topk_in_context",
     "encode_topk_in_context_dense",
+    "firing_energy",
     "gradient_energy",
     "held_hits",
+    "lagged_logits",
     "largest_positive",
     "largest_positive_dense",
     "mixed_products",

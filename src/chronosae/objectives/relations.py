@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from chronosae.autoencoders import Codes, Draws
+from chronosae.autoencoders import Codes, Draws, SparseCodes
 from chronosae.autoencoders.parts.relations import EMPTY, CausalPredictionTerm, CorrelationTerm, PredictionHead
 from chronosae.autoencoders.trackers.history import History, as_slots, history, same_document
+from chronosae.kernels import absent, firing_energy
 from chronosae.objectives.active import active_codes
 from chronosae.objectives.terms import StepContext, computes
 
@@ -50,7 +51,7 @@ def prediction_error(
     drawn = draws.uniform("negatives", torch.empty(len(mask), negatives, dtype=torch.float64, device=mask.device))
     drawn = (drawn * codes.d_sae).long()[row]
     active = seen.values != 0
-    inactive = ((drawn.unsqueeze(2) != seen.features.unsqueeze(1)) | ~active.unsqueeze(1)).all(2)
+    inactive = absent(seen.features, seen.values, drawn, codes.d_sae)
     logits = predict(head, seen, torch.cat([seen.features, drawn], 1))
     k = active.shape[1]
     surprised = (functional.softplus(-logits[:, :k]) * active).sum()
@@ -95,6 +96,9 @@ def correlation_error(pairs: Interactions, eps: float = 1e-12) -> Float[Tensor, 
 def predict(head: PredictionHead, seen: History, targets: Int[Tensor, "n q"]) -> Float[Tensor, "n q"]:
     """Log-odds that each target feature fires at each token, given its past."""
     y = head.scaled(seen.past_features, seen.past_values)
+    fast = head.lookup(targets, seen.past_features, y)
+    if fast is not None:
+        return fast
     logits = head.b[targets] + head.drive(targets, seen.past_features, y)
     if head.dense:
         return logits
@@ -178,12 +182,17 @@ def refresh_from(head: PredictionHead, tracker: Any) -> None:
 def _causal_prediction(term: CausalPredictionTerm, step: StepContext) -> Tensor:
     mask, doc_ids = sequences(term.kind, step)
     head = prediction_head(step)
-    active = active_codes(step.forward.codes.detach(), mask)
-    head.observe(active.features, active.values, int(mask.sum()))
+    codes = step.forward.codes.detach()
+    if isinstance(codes, SparseCodes):
+        sums = firing_energy(codes.indices.flatten(0, -2), codes.values.flatten(0, -2), mask.flatten(), codes.d_sae)
+        head.observe_sums(*sums, int(mask.sum()))
+    else:
+        active = active_codes(codes, mask)
+        head.observe(active.features, active.values, int(mask.sum()))
     tracker = step.trackers.get("correlation")
     if tracker is not None and not head.dense and (step.draws.step + 1) % term.refresh_every == 0:
         refresh_from(head, tracker)
-    return prediction_error(head, step.forward.codes, mask, doc_ids, step.draws, term.negatives, term.sample_tokens)
+    return prediction_error(head, codes, mask, doc_ids, step.draws, term.negatives, term.sample_tokens)
 
 
 @computes(CorrelationTerm)

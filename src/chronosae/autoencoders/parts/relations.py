@@ -14,7 +14,7 @@ from chronosae.autoencoders.parts.base import Positive
 from chronosae.autoencoders.parts.terms import TERMS, TermSpec, Weight
 from chronosae.autoencoders.parts.watchers import WATCHERS, WatcherSpec
 from chronosae.autoencoders.trackers.correlation import TemporalCorrelationTracker
-from chronosae.kernels import sparse_decode
+from chronosae.kernels import Predictor, lagged_logits, sparse_decode
 
 DENSE_FEATURES = 4096
 """Features above which a dense F x F matrix a lag is refused."""
@@ -148,11 +148,16 @@ class PredictionHead(nn.Module):
     @torch.no_grad()
     def observe(self, features: Int[Tensor, " active"], values: Float[Tensor, " active"], n_tokens: int) -> None:
         """Account for a batch's active codes: scales, and on the first call b = logit of the (smoothed) firing rate."""
+        count = torch.bincount(features, minlength=len(self.b))
+        energy = torch.zeros_like(self.b, dtype=torch.float64).index_add_(0, features, values.double().square())
+        self.observe_sums(count, energy, n_tokens)
+
+    @torch.no_grad()
+    def observe_sums(self, count: Int[Tensor, " F"], energy: Float[Tensor, " F"], n_tokens: int) -> None:
+        """The same, given how often each feature was active in how many tokens, and the sum of its squares."""
         if n_tokens == 0:
             return
-        count = torch.bincount(features, minlength=len(self.b))
-        mean = torch.zeros_like(self.b, dtype=torch.float64).index_add_(0, features, values.double().square())
-        mean = (mean / count.clamp(min=1)).to(self.mean_square.dtype)
+        mean = (energy / count.clamp(min=1)).to(self.mean_square.dtype)
         old = torch.where(self.mean_square == 0, mean, self.mean_square)
         self.mean_square.copy_(torch.where(count > 0, old + (1 - KEEP) * (mean - old), self.mean_square))
         rate = ((count + 0.5) / (n_tokens + 1)).logit().to(self.b.dtype)
@@ -165,6 +170,13 @@ class PredictionHead(nn.Module):
         # The scale is a constant of the step, also when gradients flow to the codes.
         inverse = torch.where(square > 0, square.clamp(min=torch.finfo(square.dtype).tiny).rsqrt(), 0)
         return values.to(inverse.dtype) * inverse
+
+    def lookup(
+        self, targets: Int[Tensor, "n q"], past: Int[Tensor, "n w k"], y: Float[Tensor, "n w k"]
+    ) -> Tensor | None:
+        """Log-odds [n, q] of the target features, candidates included; None where only tensor operations can."""
+        parts = None if self.dense else Predictor(self.b, self.U, self.V, self.values, self.source, self.lag)
+        return None if parts is None else lagged_logits(targets, past, y, parts)
 
     def drive(
         self, targets: Int[Tensor, "n q"], past: Int[Tensor, "n w k"], y: Float[Tensor, "n w k"]

@@ -1,0 +1,129 @@
+"""Log-odds of features from what fired before, and their gradients: work proportional to what is asked and what fired.
+
+Shapes: n tokens, q targets of each, w lags, k slots, F features, m candidate entries of a target, r rank.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+
+from chronosae.kernels.loops.bits import loop, summing
+
+
+@summing
+@no_type_check
+def lagged_logits(targets, past, y, b, U, V, values, source, lag, first, last, context, out, hits, strengths):
+    """Of tokens `first` to `last`: `b + U . context + sum of the candidates that fired`, and context; number of hits.
+
+    U, V: [F, w r]. context [n, w r]: sums of y V. hits [2, room]: flat entry in [F, m], flat place in [n, q]; strengths
+    [room]: y of the source. Where there is too little room only the number is right.
+    """
+    w, k, q, m = past.shape[1], past.shape[2], targets.shape[1], source.shape[1]
+    width, d_sae, found = np.uint64(U.shape[1]), b.shape[0], np.int64(0)
+    rank = np.uint64(U.shape[1] // w)
+    left, right, sources, lags = U.reshape(-1), V.reshape(-1), source.reshape(-1), lag.reshape(-1)
+    place = np.zeros(w * d_sae, np.int32)
+    # Whether a key fired, a bit each, small enough for the nearest cache. The first word is where free entries look.
+    bits = np.zeros((w * d_sae + 31) // 32 + 1, np.uint32)
+    for t in range(first, last):
+        total = context[t]
+        total[:] = 0
+        for a in range(w):
+            for j in range(k):
+                v = y[t, a, j]
+                if v == 0:
+                    continue
+                f, at = past[t, a, j], np.uint64(a) * rank
+                row = np.uint64(f) * width + at
+                for i in range(rank):
+                    total[at + i] += v * right[row + i]
+                key = a * d_sae + f
+                place[key] = a * k + j + 1
+                bits[(key >> 5) + 1] |= np.uint32(1) << np.uint32(key & 31)
+        for i in range(q):
+            f = targets[t, i]
+            row, start, logit = np.uint64(f) * width, np.uint64(f * m), b.dtype.type(0)
+            for x in range(width):
+                logit += total[x] * left[row + x]
+            logit += b[f]
+            fired = np.uint32(0)
+            for e in range(np.uint64(m)):
+                key = (lags[start + e] - 1) * d_sae + sources[start + e] + 32
+                fired |= bits[np.uint64(key >> 5)] >> np.uint32(key & 31)
+            if fired & np.uint32(1):
+                for e in range(np.uint64(m)):
+                    if sources[start + e] < 0:
+                        continue
+                    p = place[(lags[start + e] - 1) * d_sae + sources[start + e]] - 1
+                    if p < 0:
+                        continue
+                    v = y[t, p // k, p % k]
+                    logit += values[f, e] * v
+                    if found < strengths.shape[0]:
+                        hits[0, found], hits[1, found], strengths[found] = f * m + np.int64(e), t * q + i, v
+                    found += 1
+            out[t, i] = logit
+        for a in range(w):
+            for j in range(k):
+                key = a * d_sae + past[t, a, j]
+                place[key] = 0
+                bits[(key >> 5) + 1] = 0
+    return found
+
+
+@loop
+@no_type_check
+def hit_gradients(hits, strengths, grad, out):
+    """Add to the flat gradient of the candidates' values that of the flat log-odds, of every hit."""
+    for h in range(strengths.shape[0]):
+        out[hits[0, h]] += strengths[h] * grad[hits[1, h]]
+
+
+@summing
+@no_type_check
+def past_gradients(past, y, grad, first, last, out):
+    """Gradient to V [F, w r], at lags `first` to `last`, of `context = sum y V`, whose own is `grad [n, w r]`."""
+    n, w, k = past.shape
+    width, rank = np.uint64(out.shape[1]), np.uint64(out.shape[1] // w)
+    flat, slopes = out.reshape(-1), grad.reshape(-1)
+    for a in range(first, last):
+        for t in range(n):
+            at = np.uint64(t) * width + np.uint64(a) * rank
+            for j in range(k):
+                v = y[t, a, j]
+                if v == 0:
+                    continue
+                row = np.uint64(past[t, a, j]) * width + np.uint64(a) * rank
+                for i in range(rank):
+                    flat[row + i] += v * slopes[at + i]
+
+
+@loop
+@no_type_check
+def absent(features, values, drawn, d_sae, out):
+    """Whether each feature in `drawn [n, d]` is not among those active at its token."""
+    active = np.zeros(d_sae, np.bool_)
+    for t in range(features.shape[0]):
+        for i in range(features.shape[1]):
+            if values[t, i] != 0:
+                active[features[t, i]] = True
+        for i in range(drawn.shape[1]):
+            out[t, i] = not active[drawn[t, i]]
+        for i in range(features.shape[1]):
+            active[features[t, i]] = False
+
+
+@loop
+@no_type_check
+def firing_energy(indices, values, mask, count, energy):
+    """How often each feature is active at unmasked tokens, and the sum of the squares of its values there."""
+    count[:] = 0
+    energy[:] = 0
+    for t in range(indices.shape[0]):
+        if not mask[t]:
+            continue
+        for s in range(indices.shape[1]):
+            v = np.float64(values[t, s])
+            if v != 0:
+                count[indices[t, s]] += 1
+                energy[indices[t, s]] += v * v
