@@ -77,7 +77,14 @@ def dot(a, b):
 @loop
 @no_type_check
 def kth_largest(keys, k, low, high):
-    """The largest value that at least k of `keys` reach. Bisection: counting is one vector instruction for many."""
+    """The largest value in `low..high` that at least k of `keys` reach; `low` if fewer do. There are k keys or more.
+
+    Bisection between the least and the largest key: counting is one vector instruction for many.
+    """
+    least, most = keys[0], keys[0]
+    for i in range(keys.shape[0]):
+        least, most = min(least, keys[i]), max(most, keys[i])
+    low, high = max(low, np.int64(least)), min(high, np.int64(most))
     while low < high:
         middle = (low + high + 1) >> 1
         wanted = keys.dtype.type(middle)

@@ -146,7 +146,7 @@ def _kth_at_least(maxima, error, share, keys, k):
     """A lower bound on the k-th largest, from float32 keys cut to 16 bits."""
     for j in range(keys.shape[0]):
         keys[j] = key32(maxima[j] - share * abs(maxima[j]) - error[j]) >> 16
-    return max(value32(np.int32(kth_largest(keys, k, np.int64(-32768), np.int64(32767))) << 16), np.float32(0))
+    return value32(np.int32(kth_largest(keys, k, np.int64(0), np.int64(32767))) << 16)
 
 
 @loop
@@ -195,22 +195,38 @@ def _bounds(found, n, token, weights, bias, taps, gates, gate_row, share, lower,
 @summing
 @no_type_check
 def _four_lags(x, W, t, found, first, last, bias, taps, a, b, c, d, pre, products):
-    """Entries of a token whose four earlier ones are `a, b, c, d`: a row of W is read once for all five."""
+    """Entries of a token whose four earlier ones are `a, b, c, d`: two rows of W at a time with all five of x.
+
+    The last of an odd number is computed twice: another loop might sum in another order.
+    """
     # Unsigned places in flat tables: a view of every row would cost time.
     D, flat, rows = np.uint64(x.shape[1]), x.reshape(-1), W.reshape(-1)
     T, A, B, C, E = np.uint64(t) * D, np.uint64(a) * D, np.uint64(b) * D, np.uint64(c) * D, np.uint64(d) * D
-    for n in range(first, last):
-        f, w = found[n], np.uint64(found[n]) * D
-        own, p, q, r, s = x.dtype.type(0), x.dtype.type(0), x.dtype.type(0), x.dtype.type(0), x.dtype.type(0)
+    zero = x.dtype.type(0)
+    for n in range(first, last, 2):
+        m = min(n + 1, last - 1)
+        F, G = np.uint64(found[n]) * D, np.uint64(found[m]) * D
+        f_t, f_a, f_b, f_c, f_d = zero, zero, zero, zero, zero
+        g_t, g_a, g_b, g_c, g_d = zero, zero, zero, zero, zero
         for i in range(D):
-            v = rows[w + i]
-            own += flat[T + i] * v
-            p += flat[A + i] * v
-            q += flat[B + i] * v
-            r += flat[C + i] * v
-            s += flat[E + i] * v
-        products[n, 0], products[n, 1], products[n, 2], products[n, 3] = p, q, r, s
-        pre[n] = own + bias[f] + taps[0, f] * p + taps[1, f] * q + taps[2, f] * r + taps[3, f] * s
+            f, g = rows[F + i], rows[G + i]
+            f_t += flat[T + i] * f
+            f_a += flat[A + i] * f
+            f_b += flat[B + i] * f
+            f_c += flat[C + i] * f
+            f_d += flat[E + i] * f
+            g_t += flat[T + i] * g
+            g_a += flat[A + i] * g
+            g_b += flat[B + i] * g
+            g_c += flat[C + i] * g
+            g_d += flat[E + i] * g
+        products[n, 0], products[n, 1], products[n, 2], products[n, 3], pre[n] = f_a, f_b, f_c, f_d, f_t
+        products[m, 0], products[m, 1], products[m, 2], products[m, 3], pre[m] = g_a, g_b, g_c, g_d, g_t
+    for n in range(first, last):
+        f = found[n]
+        pre[n] += bias[f]
+        for m in range(4):
+            pre[n] += taps[m, f] * products[n, m]
 
 
 @summing

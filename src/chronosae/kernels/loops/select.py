@@ -173,7 +173,7 @@ def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias
             continue
         row = approx[r]
         group_maxima(row, maxima)
-        reached = kth_largest(maxima, k, -half, half - 1)
+        reached = kth_largest(maxima, k, np.int64(0), half - 1)
         top = value16(reached) if approx.itemsize == 2 else value32(reached)
         # The exact k-th largest is at least this; what isn't positive is never chosen.
         least = max(top - rounding * abs(top) - slack, np.float32(0))
@@ -260,8 +260,8 @@ def largest(row_bits, row_values, k, groups, first, last, indices, values):
         count = -1
         if not odd:
             group_maxima(row, maxima)
-            reached = kth_largest(maxima, k, np.int64(-2147483648), np.int64(2147483647))
-            count = above(row, maxima, max(value32(reached), np.float32(0)), found)
+            reached = kth_largest(maxima, k, np.int64(0), np.int64(2147483647))
+            count = above(row, maxima, value32(reached), found)
         if count < 0:
             write_largest(np.arange(n), row_values[t], np.empty(n, np.int32), n, k, kept, indices[t], values[t])
             continue
