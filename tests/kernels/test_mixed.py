@@ -5,7 +5,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronosae.kernels import compiled_kernels, dense_only, depthwise_taps, mixed, mixed_products, product, tokens_at
+from chronosae import build
+from chronosae.kernels import (
+    compiled_kernels,
+    decode_with_energy,
+    dense_only,
+    depthwise_taps,
+    mixed,
+    mixed_products,
+    product,
+    sparse_decode,
+    tokens_at,
+    unit_gram_energy,
+)
 from chronosae.kernels.depthwise import depthwise_taps_dense
 from chronosae.objectives.separation import cosine_separation
 
@@ -67,3 +79,42 @@ def test_mixed_cosine_separation_is_within_its_bounds(spread: float) -> None:
     (a,), (b,) = torch.autograd.grad(fast, [W]), torch.autograd.grad(slow, [W])
     assert abs(float(fast.detach() - slow.detach())) < 1e-3 * float(slow.detach())
     assert 0 < (a - b).norm() < 0.01 * b.norm()
+
+
+@pytest.mark.usefixtures("pays")
+def test_decoding_with_the_cosine_terms_energy_equals_both_alone() -> None:
+    g = torch.Generator().manual_seed(2)
+    W = torch.randn(700, 300, generator=g).requires_grad_()  # more than one panel of columns
+    values, bias = torch.rand(2, 5, 3, generator=g).requires_grad_(), torch.randn(300, generator=g).requires_grad_()
+    values.data[0, 0] = 0
+    indices, direction = torch.randint(700, (2, 5, 3), generator=g), torch.randn(2, 5, 300, generator=g)
+    both = decode_with_energy(indices, values, W, bias)
+    alone = unit_gram_energy(W)
+    assert both is not None and alone is not None
+    recon = sparse_decode(indices, values, W, bias)
+    assert torch.equal(both[0], recon) and torch.equal(both[1], alone)
+    for weight, share in ((1e-2, 1), (1e-2, 0), (0, 1)):
+        found, expected = (
+            torch.autograd.grad(share * (y * direction).sum() + weight * e, (values, W, bias), retain_graph=True)
+            for y, e in (both, (recon, alone))
+        )
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    (only,), (expected,) = (torch.autograd.grad(e, [W], retain_graph=True) for e in (both[1], alone))
+    assert torch.equal(only, expected)
+    with dense_only():
+        assert decode_with_energy(indices, values, W, bias) is None
+
+
+@pytest.mark.usefixtures("pays")
+def test_a_training_pass_makes_the_cosine_terms_energy_on_its_way() -> None:
+    terms = []
+    for weight in (0.1, 0.0):
+        sae = build("multiscale", d_in=8, d_sae=32, k=4, placement="input", cosine_weight=weight)
+        with torch.no_grad():
+            sae.W_dec.mul_(torch.rand(32, 1, generator=torch.Generator().manual_seed(3)) + 0.5)
+        x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(4))
+        step = sae.training_pass(x, torch.ones(2, 6, dtype=torch.bool))
+        assert (step.gram_energy is None) == (weight == 0)
+        terms.append(cosine_separation(sae.W_dec, mixed=True, energy=step.gram_energy))
+    torch.testing.assert_close(*terms)

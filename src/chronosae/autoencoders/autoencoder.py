@@ -22,7 +22,7 @@ from chronosae.autoencoders.layout import Layout, default_positions, number_docu
 from chronosae.autoencoders.passes import Pass
 from chronosae.autoencoders.pre_activations import CentredInputs, Deferred, Inputs, LinearEncoder
 from chronosae.autoencoders.spec import Normalisation, Spec
-from chronosae.kernels import centred, mixed_products
+from chronosae.kernels import centred, decode_with_energy, mixed_products
 
 if TYPE_CHECKING:
     from chronosae.autoencoders.streaming import Memory, Stream
@@ -129,8 +129,8 @@ class Autoencoder(Dictionary):
         target = zero_masked(target, mask)
         draws = draws or Draws(0, 0)
         source, codes = self._codes(target, scale, mask, layout, training=draws, wanted=wanted)
-        recon = self.training_recon(self._drop_features(codes, draws), layout)
-        return Pass(target, source, codes, recon, mask, layout)
+        recon, energy = self._recon_and_energy(self._drop_features(codes, draws), layout)
+        return Pass(target, source, codes, recon, mask, layout, energy)
 
     @torch.no_grad()
     def folded(self) -> "Autoencoder":
@@ -290,6 +290,16 @@ class Autoencoder(Dictionary):
         places = torch.arange(codes.values.shape[-2], device=features.device).unsqueeze(-1)
         counters = (places * self.d_sae + features).expand(codes.values.shape)
         return replace(codes, values=codes.values * ~draws.chance("features", rate, counters) / (1 - rate))
+
+    def _recon_and_energy(self, codes: Codes, layout: Layout | None) -> tuple[Tensor, Tensor | None]:
+        """What training reconstructs and, where one gradient for both is faster, what the cosine term is made of."""
+        masked = self.position_mask is not None and self.position_mask.cfg.masked_gradients
+        plain = type(self).reconstruct is Dictionary.reconstruct and not masked
+        if plain and isinstance(codes, SparseCodes) and any(term.kind == "cosine" for term in self.cfg.terms):
+            both = decode_with_energy(codes.indices, codes.values, self.W_dec, self.b_dec)
+            if both is not None:
+                return both
+        return self.training_recon(codes, layout), None
 
     def training_recon(self, codes: Codes, layout: Layout | None) -> Tensor:
         """What training reconstructs; with masked gradients, no decoder row learns where its feature is closed."""

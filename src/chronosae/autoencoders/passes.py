@@ -21,6 +21,8 @@ class Pass(NamedTuple):
     mask: Bool[Tensor, "*tokens"]
     layout: Layout | None
     """None for flat input."""
+    gram_energy: Float[Tensor, ""] | None = None
+    """`||D^^T D^||_F^2` of the decoder's rows at norm 1, where decoding made it on the way."""
 
     @property
     def pre(self) -> Float[Tensor, "*tokens d_sae"]:

@@ -11,7 +11,7 @@ from chronosae.kernels.compiled import compiled_kernels, dense_only
 from chronosae.kernels.context import Gate, Lookback, tokens_at
 from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
 from chronosae.kernels.depthwise import depthwise_taps
-from chronosae.kernels.mixed import mixed_products, product, unit_gram_energy
+from chronosae.kernels.mixed import mixed_products, product
 from chronosae.kernels.prediction import Predictor, absent, firing_energy, lagged_logits
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
 from chronosae.kernels.rows import sigmoid, some_entries, some_rows
@@ -34,6 +34,7 @@ from chronosae.kernels.triples import (
     empty_table,
     held_hits,
 )
+from chronosae.kernels.unit_gram import decode_with_energy, unit_gram_energy
 
 __all__ = [
     "Firings",
@@ -62,6 +63,7 @@ __all__ = [
     "count_marginals",
     "count_of",
     "count_triples",
+    "decode_with_energy",
     "dense_decode",
     "dense_only",
     "depthwise_taps",

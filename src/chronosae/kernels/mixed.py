@@ -3,7 +3,7 @@
 Relative to the norms of the operands, a result is off by at most 2^-7 (2^-9 for each operand and the result, and their
 products); measured, about 2^-8.
 
-Shapes: N tokens, D, E widths, F rows.
+Shapes: N tokens, D, E widths.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import loops_for
 from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays
 from chronosae.kernels.memory import recycled
 
@@ -36,12 +36,13 @@ def mixed_products(allowed: bool = True) -> Iterator[None]:
 def product(x: Float[Tensor, "*n d"], W: Float[Tensor, "d e"]) -> Float[Tensor, "*n e"]:
     """`x @ W`; inside `mixed_products`, for many tokens on a CPU that is faster at it, in bfloat16, gradients too."""
     rows = x.reshape(-1, x.shape[-1])
-    if not _allowed.get() or len(rows) < LEAST_TOKENS or not _pays(x, W):
+    if not _allowed.get() or len(rows) < LEAST_TOKENS or not pays(x, W):
         return x @ W
     return _Product.apply(rows, W).view(*x.shape[:-1], W.shape[1])  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def _pays(*tensors: Tensor) -> bool:
+def pays(*tensors: Tensor) -> bool:
+    """Products of these tensors in bfloat16 are faster, and nothing else was asked for."""
     single = all(t.dtype == torch.float32 for t in tensors) and not torch.is_autocast_enabled(tensors[0].device.type)
     return single and loops_for(*tensors) is not None and low_precision_pays()
 
@@ -67,37 +68,3 @@ class _Product(torch.autograd.Function):
 def _mm(a: Tensor, b: Tensor) -> Tensor:
     out = torch.mm(a, b, out=recycled((a.shape[0], b.shape[1]), torch.bfloat16))
     return recycled(tuple(out.shape), torch.float32).copy_(out)
-
-
-def unit_gram_energy(W: Float[Tensor, "f d"]) -> Float[Tensor, ""] | None:
-    """`||D^T D||_F^2`, D the rows of W brought to norm 1, from products in bfloat16; gradient once.
-
-    None where float32 is as fast. The gradient leaves the mean of the diagonal out before it rounds: that part points
-    along each row, where a unit row can't move.
-    """
-    return _UnitGramEnergy.apply(W) if _pays(W) else None  # pyright: ignore[reportReturnType]
-
-
-class _UnitGramEnergy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, W: Tensor) -> Tensor:
-        W = W.detach().contiguous()
-        loops, rows, norms = loops_for(W), recycled(tuple(W.shape), torch.bfloat16), W.new_empty(len(W))
-        assert loops is not None
-        out = rows.view(torch.int16).numpy().view("uint16"), norms.numpy()
-        parallel(evenly(len(W), 64), lambda a, b: loops.unit_rows(W.numpy(), a, b, *out))
-        gram = torch.mm(rows.T, rows).double()
-        ctx.save_for_backward(W, rows, norms, gram)
-        return gram.square().sum().to(W.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        W, rows, norms, gram = ctx.saved_tensors
-        loops, out = loops_for(W), recycled(tuple(W.shape), W.dtype)
-        assert loops is not None
-        gram = gram - torch.eye(len(gram), dtype=gram.dtype) * gram.diagonal().mean()
-        pull = torch.mm(rows, gram.bfloat16(), out=recycled(tuple(W.shape), torch.bfloat16))
-        before = W.numpy(), norms.numpy(), pull.view(torch.int16).numpy().view("uint16"), W.numpy().dtype.type(4 * grad)
-        parallel(evenly(len(W), 64), lambda a, b: loops.tangent_rows(*before, a, b, out.numpy()))
-        return out

@@ -60,15 +60,38 @@ def weighted_rows(slots: Slots, values: Float[Tensor, "n s"], x: Float[Tensor, "
     return rows, sums
 
 
+class Pull(NamedTuple):
+    """What a term of its own pulls each row of a weight to, beside what else does: `scale` times the part of `rows` at
+    right angles to the row, over the row's norm.
+    """
+
+    norms: Float[Tensor, " f"]
+    rows: Float[Tensor, "f d"]
+    """bfloat16."""
+    scale: float
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        """As loops take them."""
+        return self.norms.numpy(), self.rows.view(torch.int16).numpy().view("uint16"), np.float32(self.scale)
+
+
 def decode_gradients(
-    indices: Int[Tensor, "n s"], values: Float[Tensor, "n s"], W: Float[Tensor, "f d"], grad: Float[Tensor, "n d"]
+    indices: Int[Tensor, "n s"],
+    values: Float[Tensor, "n s"],
+    W: Float[Tensor, "f d"],
+    grad: Float[Tensor, "n d"],
+    pull: Pull | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of `combine` to values and W."""
+    """Gradients of `combine` to values and W; with `pull`, that of W includes it."""
     loops, slots = _loops(W), by_feature(indices, values, len(W))
     grad_W, grad_values = recycled(tuple(W.shape), W.dtype), values.new_empty(values.shape)
     before = slots.start, slots.place, slots.per_token, values.flatten().numpy(), grad.numpy(), W.numpy()
     flat = grad_values.view(-1).numpy()
-    parallel(slots.bounds, lambda a, b: loops.decode_gradients(*before, a, b, grad_W.numpy(), flat))
+    if pull is None:
+        parallel(slots.bounds, lambda a, b: loops.decode_gradients(*before, a, b, True, grad_W.numpy(), flat))
+    else:
+        beside, out = pull.arrays(), (grad_W.numpy(), flat)
+        parallel(slots.bounds, lambda a, b: loops.decode_gradients_pulled(*before, *beside, a, b, *out))
     silent = indices.numpy(), values.numpy(), grad.numpy(), W.numpy()
     parallel(evenly(len(indices), 64), lambda a, b: loops.silent_gradients(*silent, a, b, grad_values.numpy()))
     return grad_values, grad_W

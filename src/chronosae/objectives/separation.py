@@ -14,12 +14,15 @@ from chronosae.objectives.active import Active, active_codes, squares_by_feature
 _ROWS = 8192  # decoder rows in flight at a time: what these terms take beyond the gradient stays small
 
 
-def cosine_separation(W_dec: Float[Tensor, "d_sae d_in"], *, mixed: bool = False) -> Float[Tensor, ""]:
+def cosine_separation(
+    W_dec: Float[Tensor, "d_sae d_in"], *, mixed: bool = False, energy: Float[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
     """Mean squared cosine between different decoder rows: `(||D^^T D^||_F^2 - F) / (F (F - 1))`, D^ = unit rows.
 
     It equals the mean over the F (F - 1) ordered pairs exactly, because `||D^ D^^T||_F = ||D^^T D^||_F`, in O(d_in^2)
     memory: nothing of d_sae x d_sae is made or saved. `welch_floor` is the least it can be. With `mixed`, a CPU that is
     faster at them makes the products in bfloat16: the value is then good to 0.1 %, the gradient to 1 % of its norm.
+    `energy` is `||D^^T D^||_F^2`, where it is known.
 
     Raises:
         ValueError: there are fewer than 2 features.
@@ -27,7 +30,8 @@ def cosine_separation(W_dec: Float[Tensor, "d_sae d_in"], *, mixed: bool = False
     d_sae = W_dec.shape[0]
     if d_sae < 2:
         raise ValueError(f"cosine separation compares features; the decoder has {d_sae}")
-    energy = unit_gram_energy(W_dec) if mixed else None
+    if energy is None and mixed:
+        energy = unit_gram_energy(W_dec)
     if energy is None:
         gram: Tensor = _Gram.apply(W_dec, True)  # pyright: ignore[reportAssignmentType]
         energy = gram.square().sum()

@@ -132,7 +132,7 @@ def _next_token(term: specs.NextTokenTerm, step: StepContext) -> Tensor:
 
 @computes(specs.CosineTerm)
 def _cosine(term: specs.CosineTerm, step: StepContext) -> Tensor:
-    return cosine_separation(step.sae.W_dec, mixed=True)
+    return cosine_separation(step.sae.W_dec, mixed=True, energy=step.forward.gram_energy)
 
 
 @computes(specs.OrthogonalityTerm)

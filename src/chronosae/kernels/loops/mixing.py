@@ -4,7 +4,23 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import dot, float_of, summing
+from chronosae.kernels.loops.bits import bits_of, dot, float_of, loop, summing
+from chronosae.kernels.loops.sparse import decode_gradients
+
+
+@loop
+@no_type_check
+def wide(bits):
+    """The float32 of a bfloat16's bits."""
+    return float_of(np.uint32(bits) << np.uint32(16))
+
+
+@loop
+@no_type_check
+def half(value):
+    """The bits of the bfloat16 nearest to a float32, ties to even."""
+    u = np.uint32(bits_of(value))
+    return np.uint16((u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
 @summing
@@ -66,19 +82,36 @@ def depthwise_weight_gradient(grad, x, which, sources, first, last, out):
 
 @summing
 @no_type_check
-def unit_rows(W, first, last, rounded, norms):
-    """bfloat16 copies of rows brought to norm 1, and their norms (at least 1e-12)."""
+def unit_rows(W, first, last, rounded, norms, squares):
+    """bfloat16 copies of rows brought to norm 1, their norms (at least 1e-12), and each column's sum of squares."""
     width = np.uint64(W.shape[1])
+    squares[:] = 0
     for f in range(first, last):
         norms[f] = max(np.sqrt(dot(W[f], W[f])), W.dtype.type(1e-12))
         inverse, row, out = W.dtype.type(1) / norms[f], W[f], rounded[f]
-        scaled = np.empty(W.shape[1], np.float32)
         for i in range(width):
-            scaled[i] = row[i] * inverse
-        words = scaled.view(np.uint32)
-        for i in range(width):
-            u = words[i]
-            out[i] = np.uint16((u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+            unit = row[i] * inverse
+            out[i] = half(unit)
+            squares[i] += unit * unit
+
+
+@summing
+@no_type_check
+def mirror(gram, diagonal):
+    """Sum of squares of a symmetric matrix: its diagonal, and what is above it in the bits of bfloat16.
+
+    Afterwards what is below is there too, and the diagonal without its mean, which is not in the sum alone.
+    """
+    width, energy, mean = gram.shape[0], np.float64(0), diagonal.mean()
+    for i in range(width):
+        rest = np.float32(0)
+        for j in range(i + 1, width):
+            rest += wide(gram[i, j]) * wide(gram[i, j])
+        energy += diagonal[i] * diagonal[i] + 2 * np.float64(rest)
+        for j in range(i):
+            gram[i, j] = gram[j, i]
+        gram[i, i] = half(np.float32(diagonal[i] - mean))
+    return energy
 
 
 @summing
@@ -91,8 +124,18 @@ def tangent_rows(W, norms, pull, scale, first, last, out):
         row, bits, total = W[f], pull[f], out[f]
         inverse, along = np.float32(1) / norms[f], np.float32(0)
         for i in range(width):
-            slope[i] = float_of(np.uint32(bits[i]) << np.uint32(16))
+            slope[i] = wide(bits[i])
             along += slope[i] * row[i]
         along *= inverse * inverse
         for i in range(width):
             total[i] = scale * inverse * (slope[i] - along * row[i])
+
+
+@loop
+@no_type_check
+def decode_gradients_pulled(start, place, slots, values, grad, W, norms, pull, scale, first, last, grad_W, grad_values):
+    """`decode_gradients` and `tangent_rows` added up, a few rows at a time while they are in cache."""
+    for a in range(first, last, 64):
+        b = min(a + 64, last)
+        tangent_rows(W, norms, pull, scale, a, b, grad_W)
+        decode_gradients(start, place, slots, values, grad, W, a, b, False, grad_W, grad_values)

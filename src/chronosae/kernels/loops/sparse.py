@@ -56,12 +56,16 @@ def combine(indices, values, W, bias, first, last, out):
 
 @summing
 @no_type_check
-def decode_gradients(start, place, slots, values, grad, W, first, last, grad_W, grad_values):
-    """`grad_W[f] = sum values[p] grad[token of p]` and `grad_values[p] = grad[token of p] . W[f]` over slots p of f."""
+def decode_gradients(start, place, slots, values, grad, W, first, last, fresh, grad_W, grad_values):
+    """`grad_W[f] = sum values[p] grad[token of p]` and `grad_values[p] = grad[token of p] . W[f]` over slots p of f.
+
+    Unless `fresh`, the sum is added to what is in `grad_W`.
+    """
     width = W.shape[1]
     for f in range(first, last):
         total, row = grad_W[f], W[f]
-        total[:] = 0
+        if fresh:
+            total[:] = 0
         for q in range(start[f], start[f + 1]):
             p = place[q]
             value, g = values[p], grad[p // slots]
