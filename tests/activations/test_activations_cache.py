@@ -11,9 +11,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronosae.activations import CacheBuilder, CachedStream, build_cache, cache_bytes, codec, open_stream, store
+from chronosae.activations import (
+    Ahead,
+    CacheBuilder,
+    CachedStream,
+    build_cache,
+    cache_bytes,
+    codec,
+    open_stream,
+    rows,
+    store,
+)
 from chronosae.activations import cache as cache_module
 from chronosae.activations import shards as shards_module
+from chronosae.activations.transfer import PinnedSlots
 from chronosae.config import UserError
 
 DTYPES = ["float32", "bfloat16", "int8"]
@@ -67,7 +78,11 @@ def test_the_cache_equals_the_live_harvest_up_to_its_precision(tiny, cached, tmp
 )
 def test_a_stored_vector_comes_back_within_its_bound(vector, dtype):
     acts = torch.tensor(vector).view(1, 1, 4)
-    back = codec.decode("x", codec.encode("x", acts, dtype), dtype)
+    stored = codec.encode("x", acts, dtype)
+    back = codec.decode("x", {name: torch.from_numpy(array) for name, array in stored.items()}, dtype)
+    into = np.empty(acts.shape, np.float32)
+    codec.decode_into(into, "x", stored, dtype)
+    assert torch.equal(torch.from_numpy(into), back)
     absmax = acts.abs().max()
     bound = {"float32": 0.0, "bfloat16": absmax * 2**-8, "int8": absmax / 127 * 0.50001 + 1e-37}[dtype]
     assert ((back - acts).abs() <= bound).all()
@@ -277,6 +292,48 @@ def test_a_run_compares_its_cache_with_the_checksums_once_and_a_changed_file_aga
 def test_reading_ahead_reaches_every_row_of_a_shard(tiny, cached, tmp_path, dtype):
     cfg = cached(dtype)
     stream = CachedStream(build_cache(cfg, tiny, tmp_path / "cache"), cfg.subject.sites, dtype, batch_sequences=6)
-    stream._read_ahead(range(len(stream)))
+    stream._read_ahead(range(len(stream) - 1, -1, -1))
     expected = stream.read(range(6, len(stream)))
     assert len(expected[SITE].acts) == len(stream) - 6
+
+
+def test_a_cache_of_more_files_than_may_be_open_is_read_all_the_same(tiny, cached, tmp_path, monkeypatch):
+    cfg = cached()
+    whole = open_stream(cfg, tiny, tmp_path / "cache")
+    monkeypatch.setattr(rows, "_OPEN_AT_MOST", 2)
+    few = open_stream(cfg, tiny, tmp_path / "cache")
+    for _ in range(4):
+        left, right = whole.next()[SITE], few.next()[SITE]
+        assert torch.equal(left.acts, right.acts) and left.source == right.source
+    assert len(few._rows._open) == 2
+
+
+def test_a_file_cut_short_while_a_run_reads_it_is_told(tiny, cached, tmp_path):
+    stream = open_stream(cached(), tiny, tmp_path / "cache")
+    stream.read([0])
+    path = tmp_path / "cache" / "shard-00000" / f"{SITE}.npy"
+    os.truncate(path, path.stat().st_size - 8)
+    with pytest.raises(UserError, match="became shorter while it was read"):
+        stream.read([7])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batches_sent_as_they_are_stored_are_those_decoded_here(tiny, cached, tmp_path, dtype):
+    cfg = cached(dtype)
+    decoded, sent = (open_stream(cfg, tiny, tmp_path / "cache") for _ in range(2))
+    sent._slots = PinnedSlots(torch.device("cpu"))
+    for _ in range(5):
+        left, right = decoded.next(), sent.next()
+        assert all(torch.equal(left[site].acts, right[site].acts) for site in cfg.subject.sites)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gpu_gets_the_batches_that_a_cpu_gets(tiny, cached, tmp_path, dtype):
+    cfg = cached(dtype)
+    here = open_stream(cfg, tiny, tmp_path / "cache")
+    there = CachedStream(here._shards, cfg.subject.sites, dtype, batch_sequences=6, seed=cfg.seed, device="cuda")
+    with Ahead(there, device="cuda") as ahead:
+        for _ in range(6):
+            left, right = here.next()[SITE], ahead.next()[SITE]
+            assert torch.equal(left.acts, right.acts.cpu()) and torch.equal(left.tokens, right.tokens.cpu())

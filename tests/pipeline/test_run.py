@@ -95,11 +95,12 @@ class StopAt(Reporter):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("store", ["stream", "cache"])
+@pytest.mark.parametrize(("store", "ahead"), [("stream", "auto"), ("stream", "always"), ("cache", "auto")])
 def test_an_interrupted_run_says_how_to_go_on_and_then_continues_bit_equally(
-    write_config: WriteConfig, tmp_path: Path, store: str
+    write_config: WriteConfig, tmp_path: Path, store: str, ahead: str
 ) -> None:
-    acts = {"context": 32, "shuffle_buffer": 8, "harvest_sequences": 4, "normalise_tokens": 256, "store": store}
+    acts = {"context": 32, "shuffle_buffer": 8, "harvest_sequences": 4, "normalise_tokens": 256}
+    acts |= {"store": store, "ahead": ahead}
     cfg = load_config(write_config(activations=acts))
     whole = run(cfg, tmp_path / "whole")
     part = tmp_path / "part"

@@ -1,7 +1,9 @@
 """Activations of whole sequences: harvested live or cached on disk, resumable to the exact next batch."""
 
+from chronosae.activations.ahead import Ahead
 from chronosae.activations.batch import SequenceBatch
-from chronosae.activations.cache import CacheBuilder, CachedStream, cache_bytes
+from chronosae.activations.cache import CacheBuilder, cache_bytes
+from chronosae.activations.cached import CachedStream
 from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest
 from chronosae.activations.normalise import SiteScale, measure, unit_rms
 from chronosae.activations.sequences import Sequences, TokenBatch
@@ -13,11 +15,13 @@ from chronosae.activations.store import (
     measure_normalisation,
     open_stream,
     training_sequences,
+    training_stream,
 )
 from chronosae.activations.tokenise import Encoder, token_mask
 
 __all__ = [
     "ActivationStream",
+    "Ahead",
     "CacheBuilder",
     "CachedStream",
     "Encoder",
@@ -38,5 +42,6 @@ __all__ = [
     "open_stream",
     "token_mask",
     "training_sequences",
+    "training_stream",
     "unit_rms",
 ]

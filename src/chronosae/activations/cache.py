@@ -1,4 +1,4 @@
-"""Activations harvested once, then read at disk speed."""
+"""Activations harvested once and written to disk; `cached` reads them."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from chronosae.activations.batch import SequenceBatch
-from chronosae.activations.codec import CacheDtype, decode, encode, layout, token_bytes
-from chronosae.activations.harvest import SiteBatches, harvest, require_finite
+from chronosae.activations.codec import CacheDtype, encode, layout, token_bytes
+from chronosae.activations.harvest import harvest, require_finite
 from chronosae.activations.sequences import Sequences, TokenBatch
-from chronosae.activations.shards import ShardFolder, will_need
+from chronosae.activations.shards import ShardFolder
 from chronosae.config import UserError
-from chronosae.corpora import permutation
 from chronosae.subject import Subject
 
 _SHARD_BYTES = 1 << 28
-_TOKEN_ARRAYS = {"tokens": np.int32, "mask": np.bool_, "doc_ids": np.int64}
-_ORDER = 0xCAC4E  # keeps this use of the seed apart from others
+TOKEN_ARRAYS = {"tokens": np.int32, "mask": np.bool_, "doc_ids": np.int64}
 
 
 def cache_bytes(n_sequences: int, context: int, d_ins: Sequence[int], dtype: CacheDtype) -> int:
@@ -29,7 +25,7 @@ def cache_bytes(n_sequences: int, context: int, d_ins: Sequence[int], dtype: Cac
     Exact for activations, scales, tokens, mask and document ids. Not counted: headers (128 bytes a file), the names of
     the sources (4 bytes a letter and sequence), and the place in the text behind each shard.
     """
-    kept = sum(np.dtype(kind).itemsize for kind in _TOKEN_ARRAYS.values())
+    kept = sum(np.dtype(kind).itemsize for kind in TOKEN_ARRAYS.values())
     return n_sequences * context * (sum(token_bytes(d_in, dtype) for d_in in d_ins) + kept)
 
 
@@ -105,7 +101,7 @@ class CacheBuilder:
     def _fill(self, folder: Path, tokens: TokenBatch) -> int:
         n, shape = len(tokens), (len(tokens), self._context)
         np.save(folder / "source.npy", np.array(tokens.source, dtype=np.str_))
-        for name, kind in _TOKEN_ARRAYS.items():
+        for name, kind in TOKEN_ARRAYS.items():
             np.save(folder / f"{name}.npy", getattr(tokens, name).numpy().astype(kind))
         files: dict[str, np.memmap] = {}
         for site, d_in in self._d_ins.items():
@@ -143,110 +139,3 @@ class CacheBuilder:
                 f"activations.cache_dir: {folder} needs {need / 1e9:.2f} GB and has {free / 1e9:.2f} GB free; lower"
                 " training.tokens, use activations.cache_dtype=int8, or stream with activations.store=stream"
             )
-
-
-class CachedStream:
-    """Batches from a complete cache, every epoch in another order of sequences.
-
-    The order is a function of (seed, epoch), so the place is two numbers. A batch may span two epochs.
-
-    Args:
-        shards: a complete cache.
-        sites: sites to read; each is in the cache.
-        dtype: how they are stored.
-        batch_sequences: sequences a batch.
-        seed: of the order.
-        device: where batches go.
-    """
-
-    def __init__(
-        self,
-        shards: ShardFolder,
-        sites: Sequence[str],
-        dtype: CacheDtype,
-        *,
-        batch_sequences: int,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        assert shards.complete and shards.shards
-        self._shards, self._sites, self._device = shards, list(sites), device
-        self._dtype: CacheDtype = dtype
-        self._batch, self._seed = batch_sequences, seed
-        self._maps: dict[tuple[int, str], np.ndarray] = {}
-        self._place = [(i, row) for i, shard in enumerate(shards.shards) for row in range(shard["rows"])]
-        self._epoch = self._cursor = 0
-        self._order = self._epoch_order()
-
-    def __len__(self) -> int:
-        return len(self._place)
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the cache so far."""
-        return self._epoch + self._cursor / len(self)
-
-    def next(self) -> SiteBatches:
-        """The next `batch_sequences` sequences at every site, float32."""
-        wanted: list[int] = []
-        while len(wanted) < self._batch:
-            if self._cursor == len(self):
-                self._epoch, self._cursor = self._epoch + 1, 0
-                self._order = self._epoch_order()
-            piece = self._order[self._cursor : self._cursor + self._batch - len(wanted)]
-            wanted += piece.tolist()
-            self._cursor += len(piece)
-        batches = self.read(wanted)
-        self._read_ahead(self._order[self._cursor : self._cursor + self._batch].tolist())
-        return batches
-
-    def _read_ahead(self, numbers: Sequence[int]) -> None:
-        """Tell the system which activations come next, so that it fetches them from disk while the trainer works."""
-        for shard, row in (self._place[number] for number in numbers):
-            for name in (name for site in self._sites for name in layout(site, 0, self._dtype)):
-                will_need(self._map(shard, name), row)
-
-    def _map(self, shard: int, name: str) -> np.ndarray:
-        if (shard, name) not in self._maps:
-            self._maps[shard, name] = self._shards.array(shard, name)
-        return self._maps[shard, name]
-
-    def read(self, numbers: Sequence[int]) -> SiteBatches:
-        """The sequences with these numbers, in this order.
-
-        Raises:
-            UserError: a shard they lie in is damaged.
-        """
-        places = [self._place[number] for number in numbers]
-
-        def gather(name: str) -> np.ndarray:
-            return np.stack([self._map(shard, name)[row] for shard, row in places])
-
-        fields = {name: torch.from_numpy(gather(name)) for name in _TOKEN_ARRAYS}
-        source = tuple(str(name) for name in gather("source"))
-        tokens = TokenBatch(fields["tokens"].long(), fields["doc_ids"], fields["mask"], source)
-        shared = {"tokens": tokens.tokens, "mask": tokens.mask, "doc_ids": tokens.doc_ids}
-        batches: SiteBatches = {}
-        for site in self._sites:
-            names = layout(site, 0, self._dtype)
-            acts = decode(site, {name: gather(name) for name in names}, self._dtype)
-            batch = SequenceBatch(acts=acts, positions=tokens.positions, source=source, **shared)
-            batches[site] = batch.to(self._device)
-        return batches
-
-    def _epoch_order(self) -> np.ndarray:
-        return permutation(len(self), self._seed, _ORDER, self._epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place: which cache, epoch, sequences read of it."""
-        return {"cache": self._shards.address, "epoch": self._epoch, "cursor": self._cursor}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place that `state_dict` told; `UserError` when it lies in another cache."""
-        if state.get("cache") != self._shards.address:
-            raise UserError(
-                f"saved data order doesn't belong to the activations in {self._shards.folder}; go on with the"
-                " configuration the run was started with"
-            )
-        self._epoch, self._cursor = state["epoch"], state["cursor"]
-        self._order = self._epoch_order()

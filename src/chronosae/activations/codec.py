@@ -1,5 +1,6 @@
 """Activations as numpy arrays on disk: exact, rounded to bfloat16, or int8 with one scale a token."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -39,11 +40,27 @@ def encode(site: str, acts: Float[Tensor, "batch pos d_in"], dtype: CacheDtype) 
     return {site: codes.numpy(), site + SCALE: scale.squeeze(-1).numpy()}
 
 
-def decode(site: str, arrays: dict[str, np.ndarray], dtype: CacheDtype) -> Float[Tensor, "batch pos d_in"]:
-    """Activations in float32 from the arrays of `layout`."""
+def decode(site: str, arrays: Mapping[str, Tensor], dtype: CacheDtype) -> Float[Tensor, "*batch d_in"]:
+    """Activations in float32 from the arrays of `layout` as tensors, on whatever device they are."""
     stored = arrays[site]
-    if dtype == "float32":
-        return torch.from_numpy(stored)
     if dtype == "bfloat16":
-        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16).float()
-    return torch.from_numpy(stored).float() * torch.from_numpy(arrays[site + SCALE]).unsqueeze(-1)
+        return stored.view(torch.bfloat16).float()
+    return stored if dtype == "float32" else stored.float() * arrays[site + SCALE].unsqueeze(-1)
+
+
+def decode_into(
+    out: Float[np.ndarray, "*batch d_in"], site: str, arrays: Mapping[str, np.ndarray], dtype: CacheDtype
+) -> None:
+    """The same bits as `decode`, into memory that is there, by the calling thread alone.
+
+    For one sequence at a time, while the processor's cache has it: torch's threads would have to be woken, which on a
+    machine that does other things too takes longer than the work.
+    """
+    if dtype == "bfloat16":
+        bits = out.view(np.uint32)
+        np.copyto(bits, arrays[site])
+        bits <<= 16
+        return
+    np.copyto(out, arrays[site])
+    if dtype == "int8":
+        out *= arrays[site + SCALE][..., None]

@@ -1,6 +1,6 @@
 """Token sequences -> activations at every site, in one truncated forward pass, and the live stream made of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -160,18 +160,22 @@ class LiveStream:
         """Passes over the most repeated source so far, what waits in the shuffle window included."""
         return max(self._sequences.mixture.epochs)
 
+    def bookmark(self) -> Callable[[], dict[str, Any]]:
+        """The place now; the result makes its `state_dict`, now or when the stream has gone on."""
+        sequences, tokens, offset = self._sequences.bookmark(), self._tokens, self._offset
+
+        def state() -> dict[str, Any]:
+            chunk: dict[str, Any] | None = None
+            if tokens is not None:
+                chunk = {name: getattr(tokens, name).clone() for name in ("tokens", "doc_ids", "mask")}
+                chunk |= {"source": list(tokens.source), "offset": offset}
+            return {"sequences": sequences(), "chunk": chunk}
+
+        return state
+
     def state_dict(self) -> dict[str, Any]:
         """The place: token contexts that wait, the place in every source, the chunk in hand."""
-        state: dict[str, Any] = {"sequences": self._sequences.state_dict(), "chunk": None}
-        if self._tokens is not None:
-            state["chunk"] = {
-                "tokens": self._tokens.tokens.clone(),
-                "doc_ids": self._tokens.doc_ids.clone(),
-                "mask": self._tokens.mask.clone(),
-                "source": list(self._tokens.source),
-                "offset": self._offset,
-            }
-        return state
+        return self.bookmark()()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the place that `state_dict` told; the chunk in hand is harvested again at the next batch.

@@ -6,7 +6,6 @@ Every context starts with BOS, every document inside one too; a document that do
 under the same document id. No token of a document is lost, repeated or moved.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +88,7 @@ class Packer:
         self.emitted, self.fed = state["emitted"], state["fed"]
 
 
-def stack_state(contexts: "list[Packed] | deque[Packed]", context: int) -> dict[str, torch.Tensor]:
+def stack_state(contexts: list[Packed], context: int) -> dict[str, torch.Tensor]:
     """Contexts as three tensors, for a saved state."""
     n = len(contexts)
     tokens, doc_ids = np.empty((n, context), np.int32), np.empty((n, context), np.int64)

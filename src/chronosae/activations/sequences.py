@@ -5,6 +5,7 @@ whole sequences move while the tokens inside them never do.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,15 +145,24 @@ class Sequences:
                 " give more text or a smaller activations.context"
             )
 
+    def bookmark(self) -> Callable[[], dict[str, Any]]:
+        """The place now; the result makes its `state_dict`, now or when more has been taken.
+
+        Contexts never change, so lists of them are enough; stacking them takes a hundred times as long.
+        """
+        mixture, packers = self.mixture.state_dict(), [packer.state_dict() for packer in self._packers]
+        window, queue, drawn, width = list(self._window), list(self._queue), self._drawn, self._cfg.context
+        return lambda: {
+            "mixture": mixture,
+            "packers": packers,
+            "window": stack_state(window, width),
+            "queue": stack_state(queue, width),
+            "drawn": drawn,
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """The place: tensors and plain data, exact to the next context."""
-        return {
-            "mixture": self.mixture.state_dict(),
-            "packers": [packer.state_dict() for packer in self._packers],
-            "window": stack_state(self._window, self._cfg.context),
-            "queue": stack_state(self._queue, self._cfg.context),
-            "drawn": self._drawn,
-        }
+        return self.bookmark()()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`.

@@ -6,14 +6,12 @@ cache/shard-00000/tokens.npy, mask.npy, doc_ids.npy, source.npy, <site>.npy [, <
 
 import hashlib
 import json
-import mmap
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from chronosae.config import UserError
@@ -95,15 +93,6 @@ class ShardFolder:
         self.verify(number)
         return torch.load(self.path(number) / _STATE, weights_only=True)
 
-    def array(self, number: int, name: str) -> np.ndarray:
-        """A memory-mapped array of a shard; the shard's checksums are compared before its first use.
-
-        Raises:
-            UserError: the shard is damaged; it is named and not read.
-        """
-        self.verify(number)
-        return np.load(self.path(number) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-
     def verify(self, number: int) -> None:
         """Compare a shard's files with the manifest, once."""
         if number in self._verified:
@@ -151,17 +140,6 @@ class ShardFolder:
         _to_disk(partial)
         partial.replace(path)
         _folder_to_disk(self.folder)
-
-
-def will_need(array: np.ndarray, row: int) -> None:
-    """Ask the system to read one row of a memory-mapped array of a shard ahead; where it can't be asked, do nothing."""
-    file = array.base
-    if not isinstance(array, np.memmap) or not isinstance(file, mmap.mmap) or not hasattr(mmap, "MADV_WILLNEED"):
-        return
-    width = array.nbytes // max(1, len(array))
-    begin = len(file) - array.nbytes + row * width
-    aligned = begin - begin % mmap.PAGESIZE
-    file.madvise(mmap.MADV_WILLNEED, aligned, begin - aligned + width)
 
 
 def _to_disk(file: Path) -> None:

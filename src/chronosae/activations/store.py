@@ -1,9 +1,12 @@
 """From a `RunConfig` to streams: training batches, held-out batches, measured normalisation."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from chronosae.activations.cache import CacheBuilder, CachedStream
+from chronosae.activations.ahead import Ahead
+from chronosae.activations.cache import CacheBuilder
+from chronosae.activations.cached import CachedStream
 from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest, require_finite
 from chronosae.activations.normalise import SiteScale, measure
 from chronosae.activations.sequences import Sequences, TokenBatch
@@ -14,7 +17,7 @@ from chronosae.corpora import Mixture, Part, open_evaluation_source, open_source
 from chronosae.subject import Subject
 
 
-def open_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> ActivationStream:
+def open_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> LiveStream | CachedStream:
     """The training stream that `cfg.activations.store` asks for, at its beginning; a cache is built if need be.
 
     Args:
@@ -43,6 +46,22 @@ def open_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None)
         seed=cfg.seed,
         device=subject.device,
     )
+
+
+@contextmanager
+def training_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> Iterator[ActivationStream]:
+    """`open_stream`, its batches made ahead where `cfg.activations.ahead` wants it, until the block ends.
+
+    In the block nothing else may use the subject.
+    """
+    stream = open_stream(cfg, subject, cache_dir)
+    if cfg.activations.ahead == "never" or (cfg.activations.ahead == "auto" and subject.device.type != "cuda"):
+        yield stream
+        return
+    # A forward pass may fill several batches: its turn comes when the first of them is trained on.
+    harvested = cfg.activations.harvest_sequences if cfg.activations.store == "stream" else 1
+    with Ahead(stream, depth=-(-harvested // cfg.batch_sequences), device=subject.device) as ahead:
+        yield ahead
 
 
 def measure_normalisation(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> dict[str, SiteScale]:

@@ -140,6 +140,9 @@ class ActivationsConfig(Section):
     """Folder of the cache; the run folder's `activations` when absent."""
     cache_dtype: Literal["float32", "bfloat16", "int8"] = "bfloat16"
     """Precision on disk; `int8` keeps one scale a token."""
+    ahead: Literal["auto", "always", "never"] = "auto"
+    """Make the next batches on a thread of their own while the autoencoders step; `auto`: where a GPU does the work.
+    The batches are the same ones."""
 
 
 class TrainingConfig(Section):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chronosae.activations import measure_normalisation, open_stream
+from chronosae.activations import ActivationStream, measure_normalisation, training_stream
 from chronosae.autoencoders import Normalisation, build_from_spec
 from chronosae.config import RunConfig
 from chronosae.pipeline import folder as files
@@ -53,7 +53,15 @@ class TrainingStage:
         start = load_checkpoint(checkpoint) if checkpoint.is_file() else None
         self._before = start["seconds"] if start else 0.0
         self.trainees = self._make_trainees(start["trainer"]["trainees"] if start else None)
-        stream = open_stream(self.cfg, self.subject, cache_folder(self.cfg, self.out_dir))
+        with training_stream(self.cfg, self.subject, cache_folder(self.cfg, self.out_dir)) as stream:
+            trainer = self._train(stream, start)
+            save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "seconds": self.seconds})
+            self.epochs = stream.epochs
+        if not trainer.finished:
+            raise Interrupted(self.out_dir, trainer.step_number, self.plan.steps)
+
+    def _train(self, stream: ActivationStream, start: dict[str, Any] | None) -> Trainer:
+        """From the checkpoint or the beginning, to the end or an interruption."""
         resumed_at = start["trainer"]["step_number"] if start else 0
         sinks = open_sinks(self.cfg.logging, self.out_dir, self.cfg.name, resumed_at)
         log = MetricsLog(self.out_dir / files.METRICS, sinks, keep_steps=resumed_at)
@@ -63,7 +71,7 @@ class TrainingStage:
             self.reporter.trained(event)
 
         def save(state: dict[str, Any]) -> None:
-            save_checkpoint(checkpoint, {"trainer": state, "seconds": self.seconds})
+            save_checkpoint(self.out_dir / files.CHECKPOINT, {"trainer": state, "seconds": self.seconds})
 
         with stop_request() as stop:
             self._trainer = trainer = Trainer(
@@ -83,10 +91,7 @@ class TrainingStage:
                     trainer.train()
             finally:
                 log.close()
-        save(trainer.state_dict())
-        self.epochs = stream.epochs
-        if not trainer.finished:
-            raise Interrupted(self.out_dir, trainer.step_number, self.plan.steps)
+        return trainer
 
     def _make_trainees(self, states: Mapping[str, Any] | None) -> list[Trainee]:
         """Fresh ones, or (with `states`) ones at the scale they were trained at, to be filled from the checkpoint."""

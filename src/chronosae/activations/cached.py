@@ -1,0 +1,169 @@
+"""Activations read from a complete cache, at disk speed."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from chronosae.activations.batch import SequenceBatch
+from chronosae.activations.cache import TOKEN_ARRAYS
+from chronosae.activations.codec import CacheDtype, decode, decode_into, layout
+from chronosae.activations.harvest import SiteBatches
+from chronosae.activations.rows import ShardRows
+from chronosae.activations.sequences import TokenBatch
+from chronosae.activations.shards import ShardFolder
+from chronosae.activations.transfer import PinnedSlots
+from chronosae.config import UserError
+from chronosae.corpora import permutation
+from chronosae.kernels.memory import recycled
+
+_ORDER = 0xCAC4E  # keeps this use of the seed apart from others
+_TORCH = {np.float32: torch.float32, np.uint16: torch.uint16, np.int8: torch.int8}
+Place = tuple[int, int]
+"""Shard, and row in it."""
+
+
+class CachedStream:
+    """Batches from a complete cache, every epoch in another order of sequences.
+
+    The order is a function of (seed, epoch), so the place is two numbers. A batch may span two epochs.
+
+    Args:
+        shards: a complete cache.
+        sites: sites to read; each is in the cache.
+        dtype: how they are stored.
+        batch_sequences: sequences a batch.
+        seed: of the order.
+        device: where batches go. To a GPU they go as they are stored, from page-locked memory, and aren't waited for.
+    """
+
+    def __init__(
+        self,
+        shards: ShardFolder,
+        sites: Sequence[str],
+        dtype: CacheDtype,
+        *,
+        batch_sequences: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        assert shards.complete and shards.shards
+        self._shards, self._sites, self._device = shards, list(sites), torch.device(device)
+        self._dtype: CacheDtype = dtype
+        self._batch, self._seed = batch_sequences, seed
+        self._rows = ShardRows(shards)
+        self._arrays = {site: layout(site, 0, dtype) for site in self._sites}
+        self._names = [*TOKEN_ARRAYS, *(name for arrays in self._arrays.values() for name in arrays)]
+        self._slots = None if self._device.type == "cpu" else PinnedSlots(self._device)
+        self._place: list[Place] = [(i, row) for i, shard in enumerate(shards.shards) for row in range(shard["rows"])]
+        self._epoch = self._cursor = 0
+        self._order = self._epoch_order()
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the cache so far."""
+        return self._epoch + self._cursor / len(self)
+
+    def next(self) -> SiteBatches:
+        """The next `batch_sequences` sequences at every site, float32."""
+        wanted: list[int] = []
+        while len(wanted) < self._batch:
+            if self._cursor == len(self):
+                self._epoch, self._cursor = self._epoch + 1, 0
+                self._order = self._epoch_order()
+            piece = self._order[self._cursor : self._cursor + self._batch - len(wanted)]
+            wanted += piece.tolist()
+            self._cursor += len(piece)
+        self._read_ahead([wanted[-1], *self._order[self._cursor : self._cursor + self._batch].tolist()])
+        return self.read(wanted)
+
+    def _read_ahead(self, numbers: Sequence[int]) -> None:
+        """Let the system fetch all sequences but the first from disk while this batch is decoded and trained on."""
+        for before, number in pairwise(numbers):
+            if number == before + 1:
+                continue  # read in order, files are fetched ahead anyway, and better so
+            shard, row = self._place[number]
+            for name in self._names:
+                self._rows.will_need(shard, name, row)
+
+    def read(self, numbers: Sequence[int]) -> SiteBatches:
+        """The sequences with these numbers, in this order.
+
+        Raises:
+            UserError: a shard they lie in is damaged.
+        """
+        places = [self._place[number] for number in numbers]
+        ids, mask, doc_ids = (torch.from_numpy(self._small(name, places)) for name in ("tokens", "mask", "doc_ids"))
+        source = tuple(str(self._small("source", [place])[0]) for place in places)
+        tokens = TokenBatch(ids.long(), doc_ids, mask, source)
+        acts = self._decoded(places) if self._slots is None else self._sent(places, self._slots)
+        shared = {name: getattr(tokens, name).to(self._device) for name in ("tokens", "mask", "doc_ids", "positions")}
+        return {site: SequenceBatch(acts=acts[site], source=source, **shared) for site in self._sites}
+
+    def _small(self, name: str, places: Sequence[Place]) -> np.ndarray:
+        """One array's rows, stacked."""
+        rows = self._rows.layout(places[0][0], name)
+        found = np.empty((len(places), *rows.shape), rows.dtype)
+        for i, (shard, row) in enumerate(places):
+            self._rows.read(shard, name, row, found[i, ...])
+        return found
+
+    def _decoded(self, places: Sequence[Place]) -> dict[str, Float[Tensor, "batch pos d_in"]]:
+        """Read and decoded one sequence at a time, so that the stored one never leaves the processor's cache."""
+        acts: dict[str, Tensor] = {}
+        for site, arrays in self._arrays.items():
+            rows = {name: self._rows.layout(places[0][0], name) for name in arrays}
+            stored = {name: np.empty(r.shape, r.dtype) for name, r in rows.items()}
+            acts[site] = recycled((len(places), *rows[site].shape), torch.float32)
+            for (shard, row), out in zip(places, acts[site].numpy(), strict=True):
+                if self._dtype == "float32":
+                    self._rows.read(shard, site, row, out)
+                    continue
+                for name, array in stored.items():
+                    self._rows.read(shard, name, row, array)
+                decode_into(out, site, stored, self._dtype)
+        return acts
+
+    def _sent(self, places: Sequence[Place], slots: PinnedSlots) -> dict[str, Float[Tensor, "batch pos d_in"]]:
+        """Decoded where they are going: half the bytes travel, or a quarter."""
+        first = places[0][0]
+        shapes = {
+            name: ((len(places), *self._rows.layout(first, name).shape), _TORCH[kind])
+            for arrays in self._arrays.values()
+            for name, (kind, _) in arrays.items()
+        }
+        buffers = slots.buffers(shapes)
+        for name, buffer in buffers.items():
+            for (shard, row), out in zip(places, buffer.numpy(), strict=True):
+                self._rows.read(shard, name, row, out)
+        there = slots.send(buffers)
+        return {site: decode(site, there, self._dtype) for site in self._sites}
+
+    def _epoch_order(self) -> np.ndarray:
+        return permutation(len(self), self._seed, _ORDER, self._epoch)
+
+    def bookmark(self) -> Callable[[], dict[str, Any]]:
+        """The place now; the result makes its `state_dict`, now or when the stream has gone on."""
+        state = {"cache": self._shards.address, "epoch": self._epoch, "cursor": self._cursor}
+        return lambda: dict(state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place: which cache, epoch, sequences read of it."""
+        return self.bookmark()()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the place that `state_dict` told; `UserError` when it lies in another cache."""
+        if state.get("cache") != self._shards.address:
+            raise UserError(
+                f"saved data order doesn't belong to the activations in {self._shards.folder}; go on with the"
+                " configuration the run was started with"
+            )
+        self._epoch, self._cursor = state["epoch"], state["cursor"]
+        self._order = self._epoch_order()
