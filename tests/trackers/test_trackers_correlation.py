@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chronosae.autoencoders import DenseCodes, SparseCodes
-from chronosae.autoencoders.trackers import TemporalCorrelationTracker, as_slots, same_document
-from chronosae.autoencoders.trackers.history import sample_tokens
+from chronosae.autoencoders.trackers import CandidateMoments, TemporalCorrelationTracker, as_slots, same_document
+from chronosae.autoencoders.trackers.history import history, sample_tokens
 from chronosae.config import UserError
 from chronosae.kernels import dense_only
 
@@ -294,3 +295,21 @@ def test_compiled_counting_ends_in_the_same_state_as_torch(cells: int | None) ->
     assert set(compiled) == set(reference)
     for name, value in compiled.items():
         torch.testing.assert_close(value, reference[name], rtol=0, atol=0, msg=name)
+
+
+def test_compiled_moments_of_many_tokens_are_those_of_torch() -> None:
+    """More than a block of the compiled loop, which holds 128; several targets share a regressor, some have few."""
+    codes, (mask, doc_ids) = random_codes(0, batch=5, pos=60), random_layout(0, batch=5, pos=60)
+    codes = DenseCodes(codes.values * mask.unsqueeze(-1), None)
+    seen = history(as_slots(codes), same_document(mask, doc_ids, WINDOW), mask.nonzero())
+    pair = torch.stack([torch.randperm(F * WINDOW)[:5] for _ in range(F)])
+    source = (pair % F).masked_fill(torch.rand(pair.shape) < 0.3, -1)
+    states = []
+    for compiled in (True, False):
+        moments = CandidateMoments(F, WINDOW, 5)
+        moments.start(source, pair // F + 1)
+        with nullcontext() if compiled else dense_only():
+            moments.add(seen)
+        states.append(moments.state_dict())
+    assert len(seen.valid) > 200 and int(states[0]["tokens"]) > 50
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

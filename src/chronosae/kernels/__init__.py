@@ -12,6 +12,7 @@ from chronosae.kernels.context import Gate, Lookback, tokens_at
 from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
 from chronosae.kernels.depthwise import depthwise_taps
 from chronosae.kernels.mixed import mixed_products, product
+from chronosae.kernels.moments import count_regressors
 from chronosae.kernels.prediction import Predictor, absent, firing_energy, lagged_logits
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
 from chronosae.kernels.rows import sigmoid, some_entries, some_rows
@@ -62,6 +63,7 @@ __all__ = [
     "count_active",
     "count_marginals",
     "count_of",
+    "count_regressors",
     "count_triples",
     "decode_with_energy",
     "dense_decode",

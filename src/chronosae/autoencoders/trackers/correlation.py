@@ -132,6 +132,8 @@ class TemporalCorrelationTracker(TensorState):
     def _count(self, seen: History, step: int, interaction: Interaction | None) -> None:
         held, places, found = self.candidates, [], []
         self.marginals.add(seen)
+        if self.measuring:
+            self.moments.add(seen)
         for piece in seen.pieces(self._piece_size(seen)):
             target, slot, lag, source_value, target_value = held.co_active(piece)
             place = target * held.count.shape[1] + slot
@@ -139,8 +141,6 @@ class TemporalCorrelationTracker(TensorState):
             if interaction is not None:
                 places.append(place)
                 found.append(interaction(held.source[target, slot], target, lag, source_value, target_value))
-            if self.measuring:
-                self.moments.add(piece)
         if places:
             self._average(torch.cat(places), torch.cat(found).to(held.interaction.dtype), step)
 
@@ -156,15 +156,14 @@ class TemporalCorrelationTracker(TensorState):
     def _screen(self, seen: History) -> None:
         worst = torch.full((self.d_sae,), torch.nan, dtype=torch.float64, device=seen.valid.device)
         best = torch.full((self.d_sae, CHALLENGERS), -1, dtype=torch.int64, device=seen.valid.device)
-        for piece in seen.pieces(max(TABLE_BYTES // (64 * self.window * seen.values.shape[1] ** 2), 1)):
+        for piece in seen.pieces(self._piece_size(seen)):
             self.candidates.challenge(best, piece, self.sketch, self.marginals, worst)
         self.candidates.admit(best, self.marginals, self.sketch)
         self.sketch.forget()
 
     def _piece_size(self, seen: History) -> int:
-        """Few enough tokens at a time that tables [n, w, F] and [n, F (m + w)] stay small."""
-        k, r = seen.values.shape[1], self.moments.source.shape[1]
-        per_token = max(4 * self.window * self.d_sae, r * self.d_sae, 64 * self.window * k * k)
+        """Few enough tokens at a time that tables [n, w, F] and [n, w, k, k] stay small."""
+        per_token = max(4 * self.d_sae, 64 * seen.values.shape[1] ** 2) * self.window
         return max(TABLE_BYTES // per_token, 1)
 
     def _forget(self, coming: int) -> None:

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from chronosae.autoencoders.trackers.history import History
 from chronosae.autoencoders.trackers.state import TensorState
+from chronosae.kernels import count_regressors
 
+TABLE_BYTES = 2**24
+"""Of a table [n, F r] of what fired; bounds the tokens handled at a time."""
 BLOCK = 2**18
 """Regressor events handled at a time; bounds the workspace."""
 
@@ -57,13 +60,19 @@ class CandidateMoments(TensorState):
 
     def add(self, seen: History) -> None:
         """Count these targets; those without a full history are left out."""
+        full, regressors = seen.valid.all(1), (self.source, self.lag)
+        self.tokens += full.sum()
+        if not count_regressors(seen.firings(), full, regressors, self.joint, self.with_target, self.target):
+            for piece in seen.pieces(max(TABLE_BYTES // self.source.numel(), 1)):
+                self._add(piece)
+
+    def _add(self, seen: History) -> None:
         full = seen.valid.all(1)
         n, (d_sae, r) = len(full), self.source.shape
         fired = torch.zeros(n, d_sae, dtype=torch.bool, device=full.device)
         token, now = torch.nonzero((seen.values != 0) & full[:, None], as_tuple=True)
         fired[token, seen.features[token, now]] = True
         self.target += fired.sum(0)
-        self.tokens += full.sum()
         on = torch.zeros(n, d_sae * r, dtype=torch.bool, device=full.device)
         blocks = list(self._events(seen, full))
         for token, place in blocks:
