@@ -48,7 +48,21 @@ def test_auxk_is_the_error_that_the_strongest_dead_features_leave() -> None:
     dense = torch.autograd.grad(expected, [sae.W_enc, sae.W_dec])
     for fast, slow in zip(grads, dense, strict=True):
         assert slow.abs().max() > 0, "both encoder and decoder of dead features learn"
-        torch.testing.assert_close(fast, slow)
+        torch.testing.assert_close(fast.to_dense(), slow)
+
+
+def test_the_gradient_of_dead_rows_is_added_in_place_to_that_of_the_whole_decoder() -> None:
+    sae, step = forward("topk", k=3)
+    dead = torch.zeros(20, dtype=torch.bool)
+    dead[[2, 11]] = True
+    error = auxk_error(step, sae.W_dec, dead, k_aux=2)
+    assert error is not None
+    whole = step.recon.square().sum()
+    (rows,) = torch.autograd.grad(error, [sae.W_dec], retain_graph=True)
+    expected = torch.autograd.grad(whole, [sae.W_dec], retain_graph=True)[0] + rows.to_dense()
+    (error + whole).backward()
+    assert rows.is_sparse and not sae.W_dec.grad.is_sparse
+    torch.testing.assert_close(sae.W_dec.grad, expected)
 
 
 def test_auxk_with_few_dead_features_counts_in_proportion_and_with_none_not_at_all() -> None:

@@ -129,7 +129,7 @@ class _ChosenInContext(torch.autograd.Function):
         grad_x = _input_gradient(chosen, grad, W, back) if ctx.needs_input_grad[0] else None
         if grad_known is not None and len(wanted):
             grad_W[wanted] += grad_known.T @ h
-            shares[wanted] += (grad_known if active is None else grad_known[active]).sum(0)
+            shares[wanted] += grad_known.sum(0) if active is None else active.to(grad_known.dtype) @ grad_known
             if grad_x is not None:
                 grad_x += grad_known @ W[wanted]
         # The gradient of x summed over the active tokens, without computing it for each.

@@ -14,8 +14,12 @@ from chronosae.kernels.memory import recycled
 
 
 def some_rows(W: Float[Tensor, "f d"], rows: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
-    """`W[rows]`, rows distinct. Its gradient is as large as W, so that on the CPU its memory is used again."""
-    if not _on_cpu(W):
+    """`W[rows]`, rows ascending. The gradient to weights on the CPU (to a leaf of the graph) is sparse.
+
+    Whoever uses all of W, earlier in the forward pass, has it added to its own gradient in place: a dense one, as large
+    as W and mostly zero, would cost more time and memory than all else here.
+    """
+    if not _on_cpu(W) or not W.is_leaf:
         return W.index_select(0, rows)
     return _SomeRows.apply(W, rows)  # pyright: ignore[reportReturnType]
 
@@ -31,7 +35,8 @@ class _SomeRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (rows,) = ctx.saved_tensors
-        return recycled(ctx.shape, grad.dtype).zero_().index_copy_(0, rows, grad), None
+        known = {"is_coalesced": True, "check_invariants": False}
+        return torch.sparse_coo_tensor(rows.unsqueeze(0), grad, ctx.shape, **known), None
 
 
 def some_entries(W: Float[Tensor, "p f"], rows: Int[Tensor, "*#n"], columns: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:

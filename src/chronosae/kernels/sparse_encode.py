@@ -153,7 +153,9 @@ class _Chosen(torch.autograd.Function):
             # The gradient of x summed over the active tokens, without computing it for each.
             total = grad_bias
             if grad_known is not None:
-                total = total.index_add(0, wanted, (grad_known if active is None else grad_known[active]).sum(0))
+                total = total.index_add(
+                    0, wanted, (grad_known.sum(0) if active is None else active.to(grad_known.dtype) @ grad_known)
+                )
             grad_centre = -(total @ W)
         return grad_x, grad_W, grad_bias, None, grad_centre, None, None, None
 
