@@ -57,7 +57,9 @@ class CachedStream:
         self._batch, self._seed = batch_sequences, seed
         self._rows = ShardRows(shards)
         self._arrays = {site: layout(site, 0, dtype) for site in self._sites}
-        self._names = [*TOKEN_ARRAYS, *(name for arrays in self._arrays.values() for name in arrays)]
+        scales = [name for arrays in self._arrays.values() for name in arrays if name not in self._sites]
+        self._small_names = [*TOKEN_ARRAYS, *scales]
+        self._begun: set[int] = set()  # shards whose small arrays were asked for
         self._slots = None if self._device.type == "cpu" else PinnedSlots(self._device)
         self._place: list[Place] = [(i, row) for i, shard in enumerate(shards.shards) for row in range(shard["rows"])]
         self._epoch = self._cursor = 0
@@ -87,11 +89,14 @@ class CachedStream:
     def _read_ahead(self, numbers: Sequence[int]) -> None:
         """Let the system fetch all sequences but the first from disk while this batch is decoded and trained on."""
         for before, number in pairwise(numbers):
-            if number == before + 1:
-                continue  # read in order, files are fetched ahead anyway, and better so
             shard, row = self._place[number]
-            for name in self._names:
-                self._rows.will_need(shard, name, row)
+            if shard not in self._begun:
+                self._begun.add(shard)
+                for name in self._small_names:
+                    self._rows.will_need(shard, name)
+            if number != before + 1:  # in order, the system fetches ahead by itself, and better
+                for site in self._sites:
+                    self._rows.will_need(shard, site, row)
 
     def read(self, numbers: Sequence[int]) -> SiteBatches:
         """The sequences with these numbers, in this order.

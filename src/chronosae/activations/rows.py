@@ -74,12 +74,12 @@ class ShardRows:
                 raise UserError(f"{file.name}: became shorter while it was read; delete {self._shards.path(shard)}")
             wanted = wanted[count:]
 
-    def will_need(self, shard: int, name: str, row: int) -> None:
-        """Ask the system to fetch a row from disk while something else is done; where it can't be asked, do nothing."""
+    def will_need(self, shard: int, name: str, row: int | None = None) -> None:
+        """Ask the system to fetch a row, or all of them, from disk meanwhile; where it can't be asked, do nothing."""
         if _CAN_ADVISE:
             rows = self.layout(shard, name)
-            descriptor = self._file(shard, name).fileno()
-            os.posix_fadvise(descriptor, rows.start + row * rows.width, rows.width, os.POSIX_FADV_WILLNEED)
+            start, length = (0, 0) if row is None else (rows.start + row * rows.width, rows.width)
+            os.posix_fadvise(self._file(shard, name).fileno(), start, length, os.POSIX_FADV_WILLNEED)
 
     def _file(self, shard: int, name: str) -> FileIO:
         key = shard, name
