@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from chronosae import build
 from chronosae.kernels import (
+    Taps,
     compiled_kernels,
     decode_with_energy,
     dense_only,
     depthwise_taps,
+    mix_taps,
     mixed,
     mixed_products,
     product,
@@ -118,3 +120,33 @@ def test_a_training_pass_makes_the_cosine_terms_energy_on_its_way() -> None:
         assert (step.gram_energy is None) == (weight == 0)
         terms.append(cosine_separation(sae.W_dec, mixed=True, energy=step.gram_energy))
     torch.testing.assert_close(*terms)
+
+
+@pytest.mark.usefixtures("pays")
+@pytest.mark.parametrize("rank", [None, 5])
+@pytest.mark.parametrize("n_taps", [2, 3, 4])
+def test_taps_mixed_in_one_go_are_within_a_hundredth_of_each_step_alone(rank: int | None, n_taps: int) -> None:
+    g = torch.Generator().manual_seed(n_taps)
+    batch, pos, width, lags = 3, 67, 70, (-1, 0, 1, 2, 4)
+    docs = (torch.rand(batch, pos, generator=g) > 0.9).long().cumsum(1)
+    which = torch.randint(len(lags), (2, n_taps), generator=g)
+    taps = Taps(which, lags, tokens_at((batch, pos), lags, docs))
+    shapes = [(batch * pos, width), (2, n_taps, width), *([(2 * width, width)] if rank is None else [])]
+    shapes += [] if rank is None else [(2 * width, rank), (rank, width)]
+    x, weights, *factors = (torch.randn(shape, generator=g).requires_grad_() for shape in shapes)
+    direction = torch.randn(batch * pos, width, generator=g)
+    first = None if rank is None else factors[0]
+    with mixed_products():
+        fast = mix_taps(x, weights, first, factors[-1], taps)
+    assert fast is not None and mix_taps(x, weights, first, factors[-1], taps) is None
+    slow = depthwise_taps(x, weights, *taps).flatten(1)
+    for factor in factors:
+        slow = slow @ factor
+    slow = x + slow
+    pairs = [(fast, slow)]
+    inputs = x, weights, *factors
+    found, expected = (torch.autograd.grad((y * direction).sum(), inputs) for y in (fast, slow))
+    pairs.extend(zip(found, expected, strict=True))
+    assert all(0 < (a - b).norm() < 0.01 * b.norm() for a, b in pairs)
+    with mixed_products(), dense_only():
+        assert mix_taps(x, weights, first, factors[-1], taps) is None

@@ -12,6 +12,7 @@ from chronosae.kernels.context import Gate, Lookback, tokens_at
 from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
 from chronosae.kernels.depthwise import depthwise_taps
 from chronosae.kernels.mixed import mixed_products, product
+from chronosae.kernels.mixed_taps import Taps, mix_taps
 from chronosae.kernels.moments import count_regressors
 from chronosae.kernels.prediction import Predictor, absent, firing_energy, lagged_logits
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
@@ -48,6 +49,7 @@ __all__ = [
     "Moments",
     "Predictor",
     "Rates",
+    "Taps",
     "absent",
     "adamw_",
     "adamw_dense_",
@@ -81,6 +83,7 @@ __all__ = [
     "lagged_logits",
     "largest_positive",
     "largest_positive_dense",
+    "mix_taps",
     "mixed_products",
     "product",
     "rectify_largest",

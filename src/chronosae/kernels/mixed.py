@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +26,7 @@ _allowed: ContextVar[bool] = ContextVar("mixed_products", default=False)
 
 @contextmanager
 def mixed_products(allowed: bool = True) -> Iterator[None]:
-    """Inside, `product` may be made in bfloat16."""
+    """Inside, `product` and `mix_taps` may use bfloat16."""
     token = _allowed.set(allowed)
     try:
         yield
@@ -36,9 +37,14 @@ def mixed_products(allowed: bool = True) -> Iterator[None]:
 def product(x: Float[Tensor, "*n d"], W: Float[Tensor, "d e"]) -> Float[Tensor, "*n e"]:
     """`x @ W`; inside `mixed_products`, for many tokens on a CPU that is faster at it, in bfloat16, gradients too."""
     rows = x.reshape(-1, x.shape[-1])
-    if not _allowed.get() or len(rows) < LEAST_TOKENS or not pays(x, W):
+    if not mixed_pays(rows, W):
         return x @ W
     return _Product.apply(rows, W).view(*x.shape[:-1], W.shape[1])  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def mixed_pays(x: Float[Tensor, "n d"], *weights: Tensor) -> bool:
+    """Inside `mixed_products`, for many tokens: products of these tensors in bfloat16 are faster."""
+    return _allowed.get() and len(x) >= LEAST_TOKENS and pays(x, *weights)
 
 
 def pays(*tensors: Tensor) -> bool:
@@ -68,3 +74,8 @@ class _Product(torch.autograd.Function):
 def _mm(a: Tensor, b: Tensor) -> Tensor:
     out = torch.mm(a, b, out=recycled((a.shape[0], b.shape[1]), torch.bfloat16))
     return recycled(tuple(out.shape), torch.float32).copy_(out)
+
+
+def bits(x: Tensor) -> np.ndarray:
+    """A bfloat16 tensor as loops take it: numpy doesn't know the type."""
+    return x.view(torch.int16).numpy().view("uint16")

@@ -8,7 +8,6 @@ Shapes: F rows, D width.
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from chronosae.kernels.compiled import evenly, loops_for, parallel
 from chronosae.kernels.memory import recycled
-from chronosae.kernels.mixed import pays
+from chronosae.kernels.mixed import bits, pays
 from chronosae.kernels.slots import Pull, combine, decode_gradients
 
 # Rows whose squares are added up in float32: as many whatever the number of threads, and so the sums are too.
@@ -48,13 +47,13 @@ def unit_gram(W: Float[Tensor, "f d"]) -> tuple[UnitGram, Float[Tensor, ""]]:
     rows, norms = recycled(tuple(W.shape), torch.bfloat16), W.new_empty(len(W))
     width, bounds = W.shape[1], [*range(0, len(W), PART), len(W)]
     squares = W.new_empty(len(bounds) - 1, width)
-    out = _bits(rows), norms.numpy()
+    out = bits(rows), norms.numpy()
     parallel(bounds, lambda a, b: loops.unit_rows(W.numpy(), a, b, *out, squares[a // PART].numpy()))
     gram = torch.empty(width, width, dtype=torch.bfloat16)
     for first in range(0, width, PANEL):
         columns = slice(first, first + PANEL)
         gram[columns, first:] = torch.mm(rows[:, columns].T, rows[:, first:])
-    energy = loops.mirror(_bits(gram), squares.double().sum(0).numpy())
+    energy = loops.mirror(bits(gram), squares.double().sum(0).numpy())
     return UnitGram(rows, norms, gram), torch.tensor(energy, dtype=W.dtype)
 
 
@@ -115,10 +114,6 @@ class _DecodeWithEnergy(torch.autograd.Function):
         slopes = W.new_zeros(len(indices), W.shape[1]) if grad is None else grad.contiguous()
         pull = None if grad_energy is None else UnitGram(*found).pull(grad_energy)
         return None, *decode_gradients(indices, values.detach(), W.detach(), slopes, pull), slopes.sum(0)
-
-
-def _bits(x: Tensor) -> np.ndarray:
-    return x.view(torch.int16).numpy().view("uint16")
 
 
 def _loops(like: Tensor) -> SimpleNamespace:

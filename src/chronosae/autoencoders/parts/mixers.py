@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from chronosae.autoencoders.layout import Layout, Past, shifted
 from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
-from chronosae.kernels import compiled_kernels, depthwise_taps, mixed_products, product, tokens_at
+from chronosae.kernels import Taps, compiled_kernels, depthwise_taps, mix_taps, mixed_products, product, tokens_at
 
 MIXERS: Registry["MixerSpec"] = Registry("mixer")
 
@@ -114,7 +114,11 @@ class _InputConv(nn.Module):
 
     def _mix(self, h: Tensor, layout: Layout | None, past: Past | None) -> Tensor:
         if self.cfg.depthwise and past is None and compiled_kernels(h, self.kernel):
-            u = self._all_scales(h, layout)
+            rows, taps = h.reshape(-1, h.shape[-1]), self._taps(h, layout)
+            mixed = mix_taps(rows, self.kernel, self.project_in, self.project_out, taps)
+            if mixed is not None:
+                return mixed.view_as(h)
+            u = depthwise_taps(rows, self.kernel, *taps).view(*h.shape[:-1], -1)
         else:
             moved = {lag: shifted(h, lag, layout, past) for lag in self._lags}
             u = torch.cat([self._scale(index, rate, moved) for index, rate in enumerate(self.cfg.rates)], dim=-1)
@@ -126,12 +130,10 @@ class _InputConv(nn.Module):
     def _lags(self) -> tuple[int, ...]:
         return tuple(sorted({offset * rate for rate in self.cfg.rates for offset in self.cfg.offsets}))
 
-    def _all_scales(self, h: Tensor, layout: Layout | None) -> Tensor:
-        batch, pos, width = h.shape
+    def _taps(self, h: Tensor, layout: Layout | None) -> Taps:
         lags = self._lags
         which = torch.tensor([[lags.index(offset * rate) for offset in self.cfg.offsets] for rate in self.cfg.rates])
-        sources = tokens_at((batch, pos), lags, None if layout is None else layout.doc_ids)
-        return depthwise_taps(h.reshape(-1, width), self.kernel, which, lags, sources).view(batch, pos, -1)
+        return Taps(which, lags, tokens_at((h.shape[0], h.shape[1]), lags, None if layout is None else layout.doc_ids))
 
     def _scale(self, index: int, rate: int, moved: dict[int, Tensor]) -> Tensor:
         total: Tensor | None = None

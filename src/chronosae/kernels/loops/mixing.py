@@ -82,6 +82,108 @@ def depthwise_weight_gradient(grad, x, which, sources, first, last, out):
 
 @summing
 @no_type_check
+def taps_rounded(x, weights, which, sources, first, last, out):
+    """`depthwise` whose result is in the bits of bfloat16; three taps that are all there take one pass."""
+    rates, taps = which.shape
+    D = np.uint64(x.shape[1])
+    flat, kernels, found, total = x.reshape(-1), weights.reshape(-1), out.reshape(-1), np.empty(x.shape[1], np.float32)
+    for t in range(first, last):
+        for r in range(rates):
+            o, w = np.uint64(t * rates + r) * D, np.uint64(r * taps) * D
+            if taps == 3 and min(sources[which[r, 0], t], sources[which[r, 1], t], sources[which[r, 2], t]) >= 0:
+                a = np.uint64(sources[which[r, 0], t]) * D
+                b, d = np.uint64(sources[which[r, 1], t]) * D, np.uint64(sources[which[r, 2], t]) * D
+                v, u = w + D, w + D + D
+                for c in range(D):
+                    value = kernels[w + c] * flat[a + c] + (kernels[v + c] * flat[b + c] + kernels[u + c] * flat[d + c])
+                    found[o + c] = half(value)
+                continue
+            total[:] = 0
+            for j in range(taps):
+                source = sources[which[r, j], t]
+                if source >= 0:
+                    a, v = np.uint64(source) * D, w + np.uint64(j) * D
+                    for c in range(D):
+                        total[c] += kernels[v + c] * flat[a + c]
+            for c in range(D):
+                found[o + c] = half(total[c])
+
+
+@summing
+@no_type_check
+def taps_input_gradient(own, grad, weights, which, sources, lags, first, last, out):
+    """What each token's x gets: `own`, and from every token that reads it; `grad` in the bits of bfloat16."""
+    rates, taps = which.shape
+    n, D = own.shape[0], np.uint64(own.shape[1])
+    slopes, kernels = grad.reshape(-1), weights.reshape(-1)
+    readers, rows = np.empty(rates * taps, np.uint64), np.empty(rates * taps, np.uint64)
+    for x in range(first, last):
+        count, total = 0, out[x]
+        for r in range(rates):
+            for j in range(taps):
+                t = x + lags[which[r, j]]
+                if 0 <= t < n and sources[which[r, j], t] == x:
+                    readers[count], rows[count] = np.uint64(t * rates + r) * D, np.uint64(r * taps + j) * D
+                    count += 1
+        total[:] = own[x]
+        q = 0
+        while q + 2 < count:
+            g, h, i, w, v, u = readers[q], readers[q + 1], readers[q + 2], rows[q], rows[q + 1], rows[q + 2]
+            for c in range(D):
+                two = kernels[w + c] * wide(slopes[g + c]) + kernels[v + c] * wide(slopes[h + c])
+                total[c] += two + kernels[u + c] * wide(slopes[i + c])
+            q += 3
+        while q < count:
+            g, w = readers[q], rows[q]
+            for c in range(D):
+                total[c] += kernels[w + c] * wide(slopes[g + c])
+            q += 1
+
+
+@summing
+@no_type_check
+def taps_weight_gradient(grad, x, which, sources, first, last, out):
+    """`depthwise_weight_gradient` from slopes in bfloat16 bits; four tokens that all have a source take one pass."""
+    rates, taps = which.shape
+    D, start, width = np.uint64(x.shape[1]), np.uint64(first), np.uint64(last - first)
+    flat, slopes, step = x.reshape(-1), grad.reshape(-1), np.uint64(which.shape[0]) * np.uint64(x.shape[1])
+    total = np.zeros(rates * taps * (last - first), np.float32)
+    for four in range(0, x.shape[0], 4):
+        for r in range(rates):
+            for j in range(taps):
+                v, source = np.uint64(r * taps + j) * width, sources[which[r, j]]
+                g0 = np.uint64(four * rates + r) * D + start
+                if (
+                    four + 3 < x.shape[0]
+                    and min(source[four], source[four + 1], source[four + 2], source[four + 3]) >= 0
+                ):
+                    a0, a1 = np.uint64(source[four]) * D + start, np.uint64(source[four + 1]) * D + start
+                    a2, a3 = np.uint64(source[four + 2]) * D + start, np.uint64(source[four + 3]) * D + start
+                    g1, g2, g3 = g0 + step, g0 + step + step, g0 + step + step + step
+                    for c in range(width):
+                        two = wide(slopes[g0 + c]) * flat[a0 + c] + wide(slopes[g1 + c]) * flat[a1 + c]
+                        more = wide(slopes[g2 + c]) * flat[a2 + c] + wide(slopes[g3 + c]) * flat[a3 + c]
+                        total[v + c] += two + more
+                    continue
+                for t in range(four, min(four + 4, x.shape[0])):
+                    if source[t] >= 0:
+                        a, g = np.uint64(source[t]) * D + start, np.uint64(t * rates + r) * D + start
+                        for c in range(width):
+                            total[v + c] += wide(slopes[g + c]) * flat[a + c]
+    out[:, :, first:last] = total.reshape(rates, taps, last - first)
+
+
+@loop
+@no_type_check
+def add_rounded(x, bits, first, last, out):
+    """`x` plus rows in the bits of bfloat16."""
+    for t in range(first, last):
+        for c in range(x.shape[1]):
+            out[t, c] = x[t, c] + wide(bits[t, c])
+
+
+@summing
+@no_type_check
 def unit_rows(W, first, last, rounded, norms, squares):
     """bfloat16 copies of rows brought to norm 1, their norms (at least 1e-12), and each column's sum of squares."""
     width = np.uint64(W.shape[1])
