@@ -11,6 +11,7 @@ from chronosae.kernels.compiled import compiled_kernels, dense_only
 from chronosae.kernels.context import Gate, Lookback, tokens_at
 from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
 from chronosae.kernels.depthwise import depthwise_taps
+from chronosae.kernels.history import gather_history, most_active, triple_weights, unit_values
 from chronosae.kernels.mixed import mixed_products, product
 from chronosae.kernels.mixed_taps import Taps, mix_taps
 from chronosae.kernels.moments import count_regressors
@@ -29,6 +30,7 @@ from chronosae.kernels.triples import (
     Judged,
     Marginals,
     admit,
+    blank,
     challenge,
     count_marginals,
     count_of,
@@ -56,6 +58,7 @@ __all__ = [
     "admit",
     "as_rows",
     "at_slots",
+    "blank",
     "causal_taps",
     "causal_taps_dense",
     "centred",
@@ -78,6 +81,7 @@ __all__ = [
     "encode_topk_in_context",
     "encode_topk_in_context_dense",
     "firing_energy",
+    "gather_history",
     "gradient_energy",
     "held_hits",
     "lagged_logits",
@@ -85,6 +89,7 @@ __all__ = [
     "largest_positive_dense",
     "mix_taps",
     "mixed_products",
+    "most_active",
     "product",
     "rectify_largest",
     "rectify_largest_dense",
@@ -96,5 +101,7 @@ __all__ = [
     "squared_error",
     "squared_error_dense",
     "tokens_at",
+    "triple_weights",
     "unit_gram_energy",
+    "unit_values",
 ]

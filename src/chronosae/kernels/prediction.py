@@ -57,11 +57,16 @@ class _Logits(torch.autograd.Function):
         assert loops is not None
         grad_U, grad_b = weighted_rows(by_feature(targets, grad, len(U)), grad, context)
         slopes = combine(targets, grad, U.detach().flatten(1)).numpy()
-        grad_V = recycled(tuple(grad_U.shape), U.dtype).zero_()
-        before = past.numpy(), y.numpy(), slopes
-        parallel(list(range(past.shape[1] + 1)), lambda a, b: loops.past_gradients(*before, a, b, grad_V.numpy()))
-        grad_values = recycled(ctx.entries, U.dtype).zero_()
-        loops.hit_gradients(*ctx.hits, grad.view(-1).numpy(), grad_values.view(-1).numpy())
+        grad_V, grad_values = recycled(tuple(grad_U.shape), U.dtype), recycled(ctx.entries, U.dtype)
+        w, before, flat = past.shape[1], (past.numpy(), y.numpy(), slopes), grad.view(-1).numpy()
+
+        def add(first: int, last: int) -> None:
+            if first < w:
+                loops.past_gradients(*before, first, last, grad_V.numpy())
+            else:
+                loops.hit_gradients(*ctx.hits, flat, grad_values.view(-1).numpy())
+
+        parallel(list(range(w + 2)), add)
         return None, None, None, grad_b, grad_U.view_as(U), grad_V.view_as(U), grad_values, None, None
 
 

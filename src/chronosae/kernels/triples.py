@@ -78,18 +78,25 @@ class Held(NamedTuple):
 class Judged(NamedTuple):
     """What triples are judged by."""
 
-    fired: Float[Tensor, "w F"]
-    """How often each source fired."""
-    rates: Float[Tensor, "w F"]
-    """How often each target fires, of the pairs at that lag."""
+    marginals: Marginals
+    """Of the tokens whose triples are in the table."""
     load: float
     """What a cell holds of others' counts."""
     least: int
     """Count below which a triple says nothing."""
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.float32, int]:
+    def arrays(self) -> tuple[tuple[np.ndarray, ...], np.float32, int]:
         """For loops."""
-        return self.fired.numpy(), self.rates.numpy(), np.float32(self.load), self.least
+        return self.marginals.arrays(), np.float32(self.load), self.least
+
+
+def blank(shape: tuple[int, ...], value: float | int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of one value; on the CPU without torch's threads, which take longer to wake than this."""
+    if device.type != "cpu":
+        return torch.full(shape, value, dtype=dtype, device=device)
+    out = torch.empty(shape, dtype=dtype)
+    out.numpy().fill(value)
+    return out
 
 
 def empty_table(rows: int, cells: int, device: torch.device | str) -> Float[Tensor, "rows cells"]:
@@ -154,7 +161,7 @@ def challenge(
     loops = seen.loops()
     assert loops is not None, "what was counted by loops is judged by loops"
     slots, marginals = (each.arrays() for each in held)
-    before = *seen.arrays(), judged.fired.shape[1], after.numpy(), judged.arrays(), slots, marginals
+    before = *seen.arrays(), len(worst), after.numpy(), judged.arrays(), slots, marginals
     parts = torch.get_num_threads()
 
     def judge(first: int, last: int) -> None:
@@ -182,7 +189,7 @@ def admit(
     slots, marginals = (each.arrays() for each in held)
     tables = hashing.d_sae, hashing.arrays(), counts.numpy(), judged.arrays()
     before = best.numpy(), *tables, slots, tuple(t.numpy() for t in averages), marginals
-    parallel(evenly(len(best), 256), lambda a, b: loops.admit(*before, a, b))
+    parallel(evenly(len(best), 2048), lambda a, b: loops.admit(*before, a, b))
     return True
 
 
@@ -195,7 +202,7 @@ def held_hits(seen: Firings, source: Int[Tensor, "F m"], lag: Int[Tensor, "F m"]
     if loops is None:
         return None
     arrays = [*seen.arrays(), source.numpy(), lag.numpy()]
-    bounds = evenly(len(seen.values), 16)
+    bounds = evenly(len(seen.values), 64)
     found: dict[int, np.ndarray] = {}
 
     def look(first: int, last: int) -> None:

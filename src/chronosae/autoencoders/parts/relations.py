@@ -14,7 +14,7 @@ from chronosae.autoencoders.parts.base import Positive
 from chronosae.autoencoders.parts.terms import TERMS, TermSpec, Weight
 from chronosae.autoencoders.parts.watchers import WATCHERS, WatcherSpec
 from chronosae.autoencoders.trackers.correlation import TemporalCorrelationTracker
-from chronosae.kernels import Predictor, lagged_logits, sparse_decode
+from chronosae.kernels import Predictor, lagged_logits, sparse_decode, triple_weights, unit_values
 
 DENSE_FEATURES = 4096
 """Features above which a dense F x F matrix a lag is refused."""
@@ -160,16 +160,15 @@ class PredictionHead(nn.Module):
         mean = (energy / count.clamp(min=1)).to(self.mean_square.dtype)
         old = torch.where(self.mean_square == 0, mean, self.mean_square)
         self.mean_square.copy_(torch.where(count > 0, old + (1 - KEEP) * (mean - old), self.mean_square))
-        rate = ((count + 0.5) / (n_tokens + 1)).logit().to(self.b.dtype)
-        self.b.copy_(torch.where(self.started, self.b, rate))
-        self.started.fill_(True)
+        # Where it is known without waiting for a GPU, most steps end here.
+        if self.started.is_cuda or not self.started:
+            rate = ((count + 0.5) / (n_tokens + 1)).logit().to(self.b.dtype)
+            self.b.copy_(torch.where(self.started, self.b, rate))
+            self.started.fill_(True)
 
     def scaled(self, features: Int[Tensor, "*n"], values: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """y = z / RMS; 0 for features not seen to fire yet."""
-        square = self.mean_square[features]
-        # The scale is a constant of the step, also when gradients flow to the codes.
-        inverse = torch.where(square > 0, square.clamp(min=torch.finfo(square.dtype).tiny).rsqrt(), 0)
-        return values.to(inverse.dtype) * inverse
+        return unit_values(features, values, self.mean_square)
 
     def lookup(
         self, targets: Int[Tensor, "n q"], past: Int[Tensor, "n w k"], y: Float[Tensor, "n w k"]
@@ -201,8 +200,8 @@ class PredictionHead(nn.Module):
         """W^(lag)_{target, source} of some triples, whole."""
         if self.dense:
             return self.W[lag - 1, target, source]
-        own = (self.source[target] == source.unsqueeze(1)) & (self.lag[target] == lag.unsqueeze(1))
-        return (self.U[target, lag - 1] * self.V[source, lag - 1]).sum(1) + (self.values[target] * own).sum(1)
+        low_rank, candidates = (self.U, self.V), (self.source, self.lag)
+        return triple_weights((source, target, lag), low_rank, self.values, candidates)
 
     @torch.no_grad()
     def interaction(

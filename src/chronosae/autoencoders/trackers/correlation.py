@@ -14,6 +14,7 @@ from chronosae.autoencoders.trackers.moments import CandidateMoments
 from chronosae.autoencoders.trackers.sketch import TripleSketch
 from chronosae.autoencoders.trackers.state import TensorState
 from chronosae.config import UserError
+from chronosae.kernels import blank
 
 Interaction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(source, target, lag, source's activation, target's activation), flat and equally long -> R of each, in [0, 1]."""
@@ -154,8 +155,8 @@ class TemporalCorrelationTracker(TensorState):
         last[place] = step
 
     def _screen(self, seen: History) -> None:
-        worst = torch.full((self.d_sae,), torch.nan, dtype=torch.float64, device=seen.valid.device)
-        best = torch.full((self.d_sae, CHALLENGERS), -1, dtype=torch.int64, device=seen.valid.device)
+        worst = blank((self.d_sae,), torch.nan, torch.float64, seen.valid.device)
+        best = blank((self.d_sae, CHALLENGERS), -1, torch.int64, seen.valid.device)
         for piece in seen.pieces(self._piece_size(seen)):
             self.candidates.challenge(best, piece, self.sketch, self.marginals, worst)
         self.candidates.admit(best, self.marginals, self.sketch)

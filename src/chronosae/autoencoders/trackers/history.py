@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
-from chronosae.kernels import Firings
+from chronosae.kernels import Firings, gather_history, most_active
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def as_slots(codes: Codes, max_active: int | None = None) -> SparseCodes:
     """
     if codes.values.ndim != 3:
         raise ValueError(f"lagged statistics need codes of [batch, pos, ...]; got {[*codes.values.shape]}")
-    widest = max(int(codes.l0().max()), 1) if codes.values.numel() else 1
+    widest = max(most_active(codes.values), 1)
     slots = widest if max_active is None else min(widest, max_active)
     if isinstance(codes, SparseCodes) and codes.values.shape[-1] <= slots:
         return codes
@@ -87,14 +87,4 @@ def sample_tokens(mask: Bool[Tensor, "batch pos"], n: int | None, seed: int, ste
 
 def history(codes: SparseCodes, valid: Bool[Tensor, "batch pos window"], tokens: Int[Tensor, "chosen 2"]) -> History:
     """The chosen tokens, with the `window` positions before each."""
-    row, position = tokens.unbind(1)
-    lags = torch.arange(1, valid.shape[-1] + 1, device=tokens.device)
-    before = (position[:, None] - lags).clamp(min=0)
-    present = valid[row, position]
-    return History(
-        features=codes.indices[row, position],
-        values=codes.values[row, position],
-        past_features=codes.indices[row[:, None], before],
-        past_values=torch.where(present[..., None], codes.values[row[:, None], before], 0),
-        valid=present,
-    )
+    return History(*gather_history(codes.indices, codes.values, valid, tokens))

@@ -34,12 +34,8 @@ class LagMarginals(TensorState):
         """Firing probability of a target over pairs at that lag (0 before any)."""
         return self.target[lag - 1, feature] / self.pairs[lag - 1].clamp(min=1)
 
-    def rates(self) -> Float[Tensor, "w F"]:
-        """The same of every target at every lag."""
-        return self.target / self.pairs.clamp(min=1).unsqueeze(1)
-
     def counted(self) -> Marginals:
-        """The same as kernels take it."""
+        """What was counted, as kernels take it."""
         return Marginals(self.source, self.target, self.pairs)
 
     def halve(self) -> None:

@@ -81,7 +81,7 @@ class TripleSketch(TensorState):
 
     def judged(self, least: int) -> Judged:
         """What triples are judged by; a count below `least` says nothing."""
-        return Judged(self.marginals.source, self.marginals.rates(), 0.0 if self.exact else self.load(), least)
+        return Judged(self.marginals.counted(), 0.0 if self.exact else self.load(), least)
 
     def add(self, triples: Triples) -> Float[Tensor, "rows n"]:
         """Count these triples, one after another; what the cells of each held once it was counted."""

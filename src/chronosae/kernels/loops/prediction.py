@@ -74,7 +74,8 @@ def lagged_logits(targets, past, y, b, U, V, values, source, lag, first, last, c
 @loop
 @no_type_check
 def hit_gradients(hits, strengths, grad, out):
-    """Add to the flat gradient of the candidates' values that of the flat log-odds, of every hit."""
+    """The flat gradient of the candidates' values, from that of the flat log-odds and every hit."""
+    out[:] = 0
     for h in range(strengths.shape[0]):
         out[hits[0, h]] += strengths[h] * grad[hits[1, h]]
 
@@ -87,6 +88,9 @@ def past_gradients(past, y, grad, first, last, out):
     width, rank = np.uint64(out.shape[1]), np.uint64(out.shape[1] // w)
     flat, slopes = out.reshape(-1), grad.reshape(-1)
     for a in range(first, last):
+        for f in range(np.uint64(out.shape[0])):
+            for i in range(rank):
+                flat[f * width + np.uint64(a) * rank + i] = 0
         for t in range(n):
             at = np.uint64(t) * width + np.uint64(a) * rank
             for j in range(k):

@@ -116,11 +116,11 @@ def _is_held(target, source, lag, slots):
 def challenge(features, values, past_features, past_values, d_sae, after, judged, slots, marginals, part, worst, best):
     """Into `best [F, c]`, one a bucket, the most surprising triples that beat their target's worst slot.
 
-    after: counts [rows, n, k, w past]. judged: how often each source fired [w, F], each target's rate [w, F], what a
-    cell holds of others' counts, the least count that says something. worst: of each target, NaN until it is needed.
-    An entry packs z above source and lag.
+    after: counts [rows, n, k, w past]. judged: marginals of the triples counted, what a cell holds of others' counts,
+    the least count that says something. slots, marginals: what is held, and since when. worst: of each target, NaN
+    until it is needed. An entry packs z above source and lag.
     """
-    fired, rates, load, least = judged
+    (fired, fires, pairs), load, least = judged
     n, lags, past = past_features.shape
     k, width, rows = features.shape[1], np.uint64(lags * past), after.shape[0]
     found, notes = np.empty(lags * past, np.int64), after.reshape(-1)
@@ -141,7 +141,7 @@ def challenge(features, values, past_features, past_values, d_sae, after, judged
                 if count < least:
                     continue
                 m, source = found[q] // d_sae, found[q] % d_sae
-                expected = fired[m, source] * rates[m, target]
+                expected = fired[m, source] * (fires[m, target] / max(pairs[m], 1.0))
                 z = np.float32((count - expected) / np.sqrt(expected + 1))
                 if source == target or not z > 0:
                     continue
@@ -162,7 +162,7 @@ def admit(best, d_sae, hashing, counts, judged, slots, averages, marginals, firs
     What stays keeps its slot; newcomers take the others, both in order. averages: of interactions, and their steps.
     """
     odds, bits, exact = hashing
-    fired, rates, load, _ = judged
+    (fired, fires, pairs), load, _ = judged
     sources, lags, seen, before, prior_counts, prior_expected = slots
     room, width, w = best.shape[1], sources.shape[1], fired.shape[0]
     z, rivals = np.empty(width), np.empty(room)
@@ -182,7 +182,7 @@ def admit(best, d_sae, hashing, counts, judged, slots, averages, marginals, firs
             for row in range(1, counts.shape[0]):
                 count[b] = min(count[b], counts[row, _cell(cell, odds[row], bits, exact)])
             count[b] = max(count[b] - load, np.float32(0))
-            expected[b] = fired[m, source] * rates[m, target]
+            expected[b] = fired[m, source] * (fires[m, target] / max(pairs[m], 1.0))
             rivals[b] = (np.float64(count[b]) - np.float64(expected[b])) / np.sqrt(np.float64(expected[b]) + 1)
         if not rivalled:
             continue
