@@ -4,6 +4,8 @@ import copy
 import gc
 import threading
 from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -321,3 +323,39 @@ def test_on_a_gpu_no_batch_is_overwritten_while_it_is_used():
             total = sum((acts * i).sum() for i in range(50))
             del acts
             assert float(total) == pytest.approx(n * 1225 * 2 * 2048 * 768, rel=1e-5)
+
+
+class Noted:
+    """Stands in for torch.cuda; notes who waits for what."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def current_stream(self, device) -> str:
+        return "caller"
+
+    def Stream(self, device):
+        return SimpleNamespace(wait_stream=lambda other: self.notes.append(f"thread waits for {other}"))
+
+    @contextmanager
+    def stream(self, lane):
+        self.notes.append("thread begins")
+        yield
+
+    def Event(self):
+        return SimpleNamespace(
+            record=lambda stream: self.notes.append("thread notes the end"),
+            wait=lambda stream: self.notes.append(f"{stream} waits for the end"),
+        )
+
+
+def test_the_thread_waits_for_what_was_begun_before_it_and_the_caller_for_each_batch(monkeypatch):
+    streams = Noted()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: streams)
+    with Ahead(Counting(spoilt=1, error=UserError("no more"))) as ahead:
+        ahead.next()
+        with pytest.raises(UserError):
+            ahead.next()
+    notes = streams.notes
+    assert notes[:3] == ["thread waits for caller", "thread begins", "thread notes the end"]
+    assert sorted(notes[3:]) == ["caller waits for the end", "thread begins"]  # the second batch was never there
