@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from chronosae.kernels import add_normal
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,7 @@ class Draws:
 
     def generator(self, purpose: str, sequence: int, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator for one purpose and sequence."""
-        seed = self._key(purpose, sequence) + (self.seed << 32)
-        return torch.Generator(device).manual_seed(seed % 2**63)
+        return torch.Generator(device).manual_seed(self._seed(purpose, sequence))
 
     def chance(self, purpose: str, rate: float, counters: Int[Tensor, "batch *more"]) -> Bool[Tensor, "batch *more"]:
         """True with probability `rate`, decided by the sequence and the counter alone.
@@ -34,15 +35,21 @@ class Draws:
         key = torch.tensor(keys, device=counters.device).view(-1, *[1] * (counters.dim() - 1))
         return _mix(_mix(counters ^ key) + key) < int(rate * 2**32)
 
+    def _seed(self, purpose: str, sequence: int) -> int:
+        return (self._key(purpose, sequence) + (self.seed << 32)) % 2**63
+
     def _key(self, purpose: str, sequence: int) -> int:
         return crc32(f"{self.seed}/{self.step}/{self.first + sequence}/{purpose}".encode())
 
-    def normal(self, purpose: str, like: Tensor) -> Tensor:
-        """Standard normal numbers in the shape of `like [batch, ...]`."""
-        out = torch.empty_like(like)
-        for index in range(like.shape[0]):
-            out[index].normal_(generator=self.generator(purpose, index, like.device))
-        return out
+    def plus_normal(self, purpose: str, x: Float[Tensor, "batch *more d"], level: float) -> Tensor:
+        """`x` plus normal noise of standard deviation `level`; on a GPU the noise is of the GPU's own generator."""
+        if x.device.type == "cpu":
+            keys = [self._seed(purpose, index) for index in range(x.shape[0])]
+            return add_normal(x.reshape(-1, x.shape[-1]), level, keys).view(x.shape)
+        noise = torch.empty_like(x)
+        for index in range(x.shape[0]):
+            noise[index].normal_(generator=self.generator(purpose, index, x.device))
+        return x + level * noise
 
     def uniform(self, purpose: str, like: Tensor) -> Tensor:
         """Numbers uniform in [0, 1) in the shape of `like [batch, ...]`."""

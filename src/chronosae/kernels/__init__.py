@@ -15,6 +15,7 @@ from chronosae.kernels.history import gather_history, most_active, triple_weight
 from chronosae.kernels.mixed import mixed_products, product
 from chronosae.kernels.mixed_taps import Taps, mix_taps
 from chronosae.kernels.moments import count_regressors
+from chronosae.kernels.noise import add_normal
 from chronosae.kernels.prediction import Predictor, absent, firing_energy, lagged_logits
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
 from chronosae.kernels.rows import sigmoid, some_entries, some_rows
@@ -55,6 +56,7 @@ __all__ = [
     "absent",
     "adamw_",
     "adamw_dense_",
+    "add_normal",
     "admit",
     "as_rows",
     "at_slots",

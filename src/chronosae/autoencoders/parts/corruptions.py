@@ -32,7 +32,7 @@ class Gaussian(CorruptionSpec):
     level: Annotated[float, Field(gt=0)] = 0.7
 
     def apply(self, centred: Tensor, draws: Draws) -> Tensor:
-        return centred + self.level * draws.normal("corruption", centred)
+        return draws.plus_normal("corruption", centred, self.level)
 
 
 @CORRUPTIONS.add
