@@ -114,9 +114,7 @@ class _Task(NamedTuple):
 
     def choose(self, approx: Tensor, place: Tensor, tokens: Tensor, inputs: Rounded, weights: Rounded) -> None:
         """Decide `tokens` by the bits of an approximate product."""
-        bits, magnitude = approx.numpy(), np.empty(len(approx), np.float32)
-        if self.back.lags:
-            parallel(evenly(len(approx), 16), lambda a, b: self.loops.row_largest(bits, a, b, magnitude))
+        bits, magnitude = approx.numpy(), np.full(len(approx), -1, np.float32)
         worst = torch.stack([weights.norms.max(), weights.errors.max()]).numpy()
         sides = [tuple(t.numpy() for t in s) for s in ((self.x, *inputs[1:]), (self.W, *weights[1:]))]
         bias = self.bias.numpy(), np.float32(self.bias.abs().max())

@@ -112,14 +112,17 @@ def _approximate(bits, rows, bias, taps, gates, gate_row, groups, y, maxima):
 
 @loop
 @no_type_check
-def row_largest(rows, first, last, out):
-    """Largest magnitude in each row of float bits."""
-    rest = rows.dtype.type(2 ** (8 * rows.itemsize - 1) - 1)
-    for r in range(first, last):
-        row, most = rows[r], np.zeros(1, rows.dtype)
-        for i in range(row.shape[0]):
-            most[0] = max(most[0], rows.dtype.type(row[i] & rest))
-        out[r] = _float(most, 0)
+def _magnitude(bits, row, known):
+    """Largest magnitude in a row; looked up in `known` (negative: not yet) or written there."""
+    if known[row] < 0:
+        flat, F, most = bits.reshape(-1), np.uint64(bits.shape[1]), np.zeros(1, bits.dtype)
+        rest, start = bits.dtype.type(2 ** (8 * bits.itemsize - 1) - 1), np.uint64(row) * np.uint64(bits.shape[1])
+        largest = bits.dtype.type(0)
+        for i in range(F):
+            largest = max(largest, bits.dtype.type(flat[start + i] & rest))
+        most[0] = largest
+        known[row] = _float(most, 0)
+    return known[row]
 
 
 @loop
@@ -284,7 +287,8 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
     Groups are interleaved, as in `select`. Each group's largest approximate entry less the largest error in the group
     bounds the k-th largest from below; only groups that may reach it are looked at entry by entry.
 
-    approx: bits of approximate `x W^T` (int16: bfloat16; int32: float32), and with lags each row's largest magnitude.
+    approx: bits of approximate `x W^T` (int16: bfloat16; int32: float32), and room for each row's largest magnitude,
+        negative where it isn't known yet.
     inputs: x [N, D], norms, errors; weights: W [F, D], norms, errors: as in `select.choose`; the largest of the two.
     bias: [F], and its largest magnitude. back: taps [L, F], sources [L, N], largest magnitude by group [L, G].
     gate: weights [P, F] (P = 0: no gates), rows [N], largest by group [P, G].
@@ -315,8 +319,10 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
             if u >= 0:
                 rows[m], norms[m], errors[m] = place[u], x_norms[u], x_errors[u]
                 slack[m] = errors[m] * worst[0] + norms[m] * worst[1]
+                if lags > 0:
+                    # The token's own too: it comes into the cache once, and later tokens look at it.
+                    magnitudes[m] = _magnitude(bits, place[u], magnitude)
                 if m < lags:
-                    magnitudes[m] = magnitude[place[u]]
                     slack[m] += np.float32(2) * share * magnitudes[m]
                 sound = sound and slack[m] < LARGEST
         undecided[t] = not sound
