@@ -122,3 +122,13 @@ def test_what_fired_and_what_did_not_is_counted_as_tensors_count_it(seed: int) -
         other_count, other_energy = firing_energy(features, values, mask, F)
     assert torch.equal(count, other_count)
     torch.testing.assert_close(energy, other_energy)
+
+
+def test_new_candidates_are_looked_up_from_the_next_call_on() -> None:
+    head, seen, targets = case(4, torch.float64)
+    for change in (lambda: head.refresh(head.source.roll(1, 0), head.lag.roll(1, 0)), lambda: head.to(torch.float32)):
+        predict(head, seen, targets)
+        change()
+        fast = predict(head, seen, targets)
+        with dense_only():
+            torch.testing.assert_close(fast, predict(head, seen, targets))

@@ -16,7 +16,7 @@ from chronosae.kernels.mixed import mixed_products, product
 from chronosae.kernels.mixed_taps import Taps, mix_taps
 from chronosae.kernels.moments import count_regressors
 from chronosae.kernels.noise import add_normal
-from chronosae.kernels.prediction import Predictor, absent, firing_energy, lagged_logits
+from chronosae.kernels.prediction import EntryKeys, Predictor, absent, firing_energy, lagged_logits
 from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
 from chronosae.kernels.rows import sigmoid, some_entries, some_rows
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
@@ -42,6 +42,7 @@ from chronosae.kernels.triples import (
 from chronosae.kernels.unit_gram import decode_with_energy, unit_gram_energy
 
 __all__ = [
+    "EntryKeys",
     "Firings",
     "Gate",
     "Hashing",

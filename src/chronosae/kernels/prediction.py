@@ -18,14 +18,32 @@ from chronosae.kernels.slots import by_feature, combine, weighted_rows
 
 
 class Predictor(NamedTuple):
-    """b, low rank U . V a lag, and a value of its own for each of a target's candidates (source -1: none)."""
+    """b, low rank U . V a lag, and a value of its own for each of a target's candidates."""
 
     b: Float[Tensor, " F"]
     U: Float[Tensor, "F w r"]
     V: Float[Tensor, "F w r"]
     values: Float[Tensor, "F m"]
-    source: Int[Tensor, "F m"]
-    lag: Int[Tensor, "F m"]
+    keys: Int[Tensor, "F m"]
+    """`EntryKeys` of the candidates."""
+
+
+class EntryKeys:
+    """(lag - 1) F + source of every entry in 32 bits, -1 where the source is: what is looked up for every target.
+
+    Kept for as long as the tensors they come from are the same and nobody has written to them.
+    """
+
+    def __init__(self) -> None:
+        self._source, self._lag, self._versions, self._keys = torch.empty(0), torch.empty(0), (-1, -1), torch.empty(0)
+
+    def of(self, source: Int[Tensor, "F m"], lag: Int[Tensor, "F m"]) -> Int[Tensor, "F m"]:
+        """Those of these candidates."""
+        versions = source._version, lag._version
+        if source is not self._source or lag is not self._lag or versions != self._versions:
+            self._source, self._lag, self._versions = source, lag, versions
+            self._keys = torch.where(source < 0, -1, (lag - 1) * len(source) + source).to(torch.int32)
+        return self._keys
 
 
 def lagged_logits(
@@ -58,6 +76,7 @@ class _Logits(torch.autograd.Function):
         grad_U, grad_b = weighted_rows(by_feature(targets, grad, len(U)), grad, context)
         slopes = combine(targets, grad, U.detach().flatten(1)).numpy()
         grad_V, grad_values = recycled(tuple(grad_U.shape), U.dtype), recycled(ctx.entries, U.dtype)
+        grad_V.numpy().fill(0)
         w, before, flat = past.shape[1], (past.numpy(), y.numpy(), slopes), grad.view(-1).numpy()
 
         def add(first: int, last: int) -> None:
@@ -67,7 +86,7 @@ class _Logits(torch.autograd.Function):
                 loops.hit_gradients(*ctx.hits, flat, grad_values.view(-1).numpy())
 
         parallel(list(range(w + 2)), add)
-        return None, None, None, grad_b, grad_U.view_as(U), grad_V.view_as(U), grad_values, None, None
+        return None, None, None, grad_b, grad_U.view_as(U), grad_V.view_as(U), grad_values, None
 
 
 def _look_back(
@@ -76,9 +95,9 @@ def _look_back(
     """Log-odds, sums of y V, and the candidates that fired: their entries and places, and y."""
     loops, n = loops_for(y), len(targets)
     assert loops is not None
-    b, U, V, values, source, lag = (t.detach().contiguous() for t in predictor)
+    b, U, V, values, keys = (t.detach().contiguous() for t in predictor)
     context, logits = y.new_empty(n, U[0].numel()), y.new_empty(targets.shape)
-    given = [t.numpy() for t in (targets, past, y, b, U.flatten(1), V.flatten(1), values, source, lag)]
+    given = [t.numpy() for t in (targets, past, y, b, U.flatten(1), V.flatten(1), values, keys)]
     made = context.numpy(), logits.numpy()
     bounds, found = evenly(n, 16), {}
 

@@ -14,7 +14,7 @@ from chronosae.autoencoders.parts.base import Positive
 from chronosae.autoencoders.parts.terms import TERMS, TermSpec, Weight
 from chronosae.autoencoders.parts.watchers import WATCHERS, WatcherSpec
 from chronosae.autoencoders.trackers.correlation import TemporalCorrelationTracker
-from chronosae.kernels import Predictor, lagged_logits, sparse_decode, triple_weights, unit_values
+from chronosae.kernels import EntryKeys, Predictor, lagged_logits, sparse_decode, triple_weights, unit_values
 
 DENSE_FEATURES = 4096
 """Features above which a dense F x F matrix a lag is refused."""
@@ -142,6 +142,7 @@ class PredictionHead(nn.Module):
             self.values = nn.Parameter(torch.zeros(d_sae, cfg.entries))
             self.register_buffer("source", torch.full((d_sae, cfg.entries), EMPTY))
             self.register_buffer("lag", torch.ones(d_sae, cfg.entries, dtype=torch.int64))
+        self._keys = EntryKeys()
         self.register_buffer("mean_square", torch.zeros(d_sae))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
@@ -174,8 +175,10 @@ class PredictionHead(nn.Module):
         self, targets: Int[Tensor, "n q"], past: Int[Tensor, "n w k"], y: Float[Tensor, "n w k"]
     ) -> Tensor | None:
         """Log-odds [n, q] of the target features, candidates included; None where only tensor operations can."""
-        parts = None if self.dense else Predictor(self.b, self.U, self.V, self.values, self.source, self.lag)
-        return None if parts is None else lagged_logits(targets, past, y, parts)
+        if self.dense:
+            return None
+        parts = self.b, self.U, self.V, self.values, self._keys.of(self.source, self.lag)
+        return lagged_logits(targets, past, y, Predictor(*parts))
 
     def drive(
         self, targets: Int[Tensor, "n q"], past: Int[Tensor, "n w k"], y: Float[Tensor, "n w k"]
@@ -200,8 +203,7 @@ class PredictionHead(nn.Module):
         """W^(lag)_{target, source} of some triples, whole."""
         if self.dense:
             return self.W[lag - 1, target, source]
-        low_rank, candidates = (self.U, self.V), (self.source, self.lag)
-        return triple_weights((source, target, lag), low_rank, self.values, candidates)
+        return triple_weights((source, target, lag), (self.U, self.V), self.values, (self.source, self.lag))
 
     @torch.no_grad()
     def interaction(
@@ -239,11 +241,4 @@ class PredictionHead(nn.Module):
         self.values.mul_(stays)
 
 
-__all__ = [
-    "DENSE_FEATURES",
-    "EMPTY",
-    "CausalPredictionTerm",
-    "CorrelationTerm",
-    "CorrelationWatcher",
-    "PredictionHead",
-]
+__all__ = ["DENSE_FEATURES", "EMPTY", "CausalPredictionTerm", "CorrelationTerm", "CorrelationWatcher", "PredictionHead"]

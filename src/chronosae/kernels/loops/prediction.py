@@ -12,16 +12,17 @@ from chronosae.kernels.loops.bits import loop, summing
 
 @summing
 @no_type_check
-def lagged_logits(targets, past, y, b, U, V, values, source, lag, first, last, context, out, hits, strengths):
+def lagged_logits(targets, past, y, b, U, V, values, keys, first, last, context, out, hits, strengths):
     """Of tokens `first` to `last`: `b + U . context + sum of the candidates that fired`, and context; number of hits.
 
-    U, V: [F, w r]. context [n, w r]: sums of y V. hits [2, room]: flat entry in [F, m], flat place in [n, q]; strengths
-    [room]: y of the source. Where there is too little room only the number is right.
+    U, V: [F, w r]. keys [F, m]: (lag - 1) F + source of a candidate, -1 for none. context [n, w r]: sums of y V. hits
+    [2, room]: flat entry in [F, m], flat place in [n, q]; strengths [room]: y of the source. Where there is too little
+    room only the number is right.
     """
-    w, k, q, m = past.shape[1], past.shape[2], targets.shape[1], source.shape[1]
+    w, k, q, m = past.shape[1], past.shape[2], targets.shape[1], keys.shape[1]
     width, d_sae, found = np.uint64(U.shape[1]), b.shape[0], np.int64(0)
     rank = np.uint64(U.shape[1] // w)
-    left, right, sources, lags = U.reshape(-1), V.reshape(-1), source.reshape(-1), lag.reshape(-1)
+    left, right, entries = U.reshape(-1), V.reshape(-1), keys.reshape(-1)
     place = np.zeros(w * d_sae, np.int32)
     # Whether a key fired, a bit each, small enough for the nearest cache. The first word is where free entries look.
     bits = np.zeros((w * d_sae + 31) // 32 + 1, np.uint32)
@@ -48,13 +49,13 @@ def lagged_logits(targets, past, y, b, U, V, values, source, lag, first, last, c
             logit += b[f]
             fired = np.uint32(0)
             for e in range(np.uint64(m)):
-                key = (lags[start + e] - 1) * d_sae + sources[start + e] + 32
-                fired |= bits[np.uint64(key >> 5)] >> np.uint32(key & 31)
+                key = np.uint32(entries[start + e] + np.int32(32))
+                fired |= np.uint32(bits[key >> np.uint32(5)] >> (key & np.uint32(31)))
             if fired & np.uint32(1):
                 for e in range(np.uint64(m)):
-                    if sources[start + e] < 0:
+                    if entries[start + e] < 0:
                         continue
-                    p = place[(lags[start + e] - 1) * d_sae + sources[start + e]] - 1
+                    p = place[entries[start + e]] - 1
                     if p < 0:
                         continue
                     v = y[t, p // k, p % k]
@@ -83,14 +84,11 @@ def hit_gradients(hits, strengths, grad, out):
 @summing
 @no_type_check
 def past_gradients(past, y, grad, first, last, out):
-    """Gradient to V [F, w r], at lags `first` to `last`, of `context = sum y V`, whose own is `grad [n, w r]`."""
+    """Add the gradient to V [F, w r] at lags `first` to `last`; `grad [n, w r]` is that to `context = sum y V`."""
     n, w, k = past.shape
     width, rank = np.uint64(out.shape[1]), np.uint64(out.shape[1] // w)
     flat, slopes = out.reshape(-1), grad.reshape(-1)
     for a in range(first, last):
-        for f in range(np.uint64(out.shape[0])):
-            for i in range(rank):
-                flat[f * width + np.uint64(a) * rank + i] = 0
         for t in range(n):
             at = np.uint64(t) * width + np.uint64(a) * rank
             for j in range(k):

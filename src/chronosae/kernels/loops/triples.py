@@ -121,17 +121,23 @@ def challenge(features, values, past_features, past_values, d_sae, after, judged
     until it is needed. An entry packs z above source and lag.
     """
     (fired, fires, pairs), load, least = judged
-    n, lags, past = past_features.shape
-    k, width, rows = features.shape[1], np.uint64(lags * past), after.shape[0]
-    found, notes = np.empty(lags * past, np.int64), after.reshape(-1)
+    (n, lags, past), k, rows = past_features.shape, features.shape[1], after.shape[0]
+    width = np.uint64(lags * past)
+    found, sources, often = np.empty(lags * past, np.int64), np.empty(lags * past, np.int64), np.empty(lags * past)
+    lag, rates, notes = np.empty(lags * past, np.int64), np.empty(lags), after.reshape(-1)
     stride = np.uint64(n * k) * width
     for t in range(n):
         active = np.uint64(_active_past(past_features, past_values, t, d_sae, found))
+        for q in range(active):
+            lag[q], sources[q] = found[q] // d_sae, found[q] % d_sae
+            often[q] = fired[lag[q], sources[q]]
         for i in range(k):
             target = features[t, i]
             if values[t, i] == 0 or target % part[1] != part[0]:
                 continue
             at = np.uint64(t * k + i) * width
+            for m in range(lags):
+                rates[m] = fires[m, target] / max(pairs[m], 1.0)
             for q in range(active):
                 count = notes[at + q]
                 if rows > 1:
@@ -140,14 +146,16 @@ def challenge(features, values, past_features, past_values, d_sae, after, judged
                 # Most are rare.
                 if count < least:
                     continue
-                m, source = found[q] // d_sae, found[q] % d_sae
-                expected = fired[m, source] * (fires[m, target] / max(pairs[m], 1.0))
-                z = np.float32((count - expected) / np.sqrt(expected + 1))
-                if source == target or not z > 0:
+                m, source = lag[q], sources[q]
+                expected = often[q] * rates[m]
+                above, lowest = count - expected, worst[target]
+                # Of the others, most are far from being surprising enough; NaN lets all pass.
+                if not above > 0 or above * above < 0.999 * max(lowest, 0.0) * lowest * (expected + 1):
                     continue
-                if np.isnan(worst[target]):
+                z = np.float32(above / np.sqrt(expected + 1))
+                if np.isnan(lowest):
                     worst[target] = _worst(target, slots, marginals)
-                if not z > worst[target] or _is_held(target, source, m + 1, slots):
+                if source == target or not z > worst[target] or _is_held(target, source, m + 1, slots):
                     continue
                 code = source * lags + m
                 bucket = (code * 40503 >> 4) % best.shape[1]
