@@ -37,7 +37,8 @@ class Rates(NamedTuple):
     def numbers(self, dtype: np.dtype) -> tuple:
         """What a loop needs of them, in the precision of the weights."""
         first, second = 1 - self.beta1**self.step, 1 - self.beta2**self.step
-        numbers = self.lr / first, self.beta1, self.beta2, second**0.5, self.eps, 1 - self.lr * self.weight_decay
+        betas = self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2
+        numbers = self.lr / first, *betas, second**-0.5, self.eps, 1 - self.lr * self.weight_decay
         return tuple(dtype.type(x) for x in numbers)
 
 

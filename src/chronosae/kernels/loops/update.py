@@ -26,11 +26,11 @@ def gradient_energy(grad, weights, on_sphere, first, last, energy, along):
 def adamw(weights, grad, mean, square, along, on_sphere, scale, rates, first, last):
     """One step of AdamW on `scale * (grad - along weights)`; on the sphere, rows end with norm 1.
 
-    rates: lr / (1 - beta1^t), beta1, beta2, sqrt(1 - beta2^t), eps, 1 - lr weight_decay.
+    rates: lr / (1 - beta1^t), beta1, 1 - beta1, beta2, 1 - beta2, 1 / sqrt(1 - beta2^t), eps, 1 - lr weight_decay.
     """
-    width = weights.shape[1]
-    step, beta1, beta2, correction, eps, keep = rates
-    rest1, rest2, inverse = 1 - beta1, 1 - beta2, 1 / correction
+    # Beside a whole number of Python's, float32 would become float64.
+    width, one = weights.shape[1], weights.dtype.type(1)
+    step, beta1, rest1, beta2, rest2, inverse, eps, keep = rates
     for r in range(first, last):
         w, g, m, v, a = weights[r], grad[r], mean[r], square[r], along[r]
         total = weights.dtype.type(0)
@@ -42,7 +42,7 @@ def adamw(weights, grad, mean, square, along, on_sphere, scale, rates, first, la
             w[i] = new
             total += new * new
         if on_sphere:
-            factor = 1 / max(np.sqrt(total), weights.dtype.type(1e-12))
+            factor = one / max(np.sqrt(total), weights.dtype.type(1e-12))
             for i in range(width):
                 w[i] *= factor
 
@@ -72,8 +72,7 @@ def _half(value, low):
 def adamw_rounded(weights, grad, mean, square, along, on_sphere, scale, rates, step_number, first, last):
     """The same with moments in bfloat16 (their bits), rounded at random: to nearest, slow means would never move."""
     width = np.uint32(weights.shape[1])
-    step, beta1, beta2, correction, eps, keep = rates
-    rest1, rest2, inverse = 1 - beta1, 1 - beta2, 1 / correction
+    step, beta1, rest1, beta2, rest2, inverse, eps, keep = rates
     for r in range(first, last):
         w, g, m, v, a = weights[r], grad[r], mean[r], square[r], along[r]
         total, row = np.float32(0), np.uint32(r) * width
@@ -87,6 +86,6 @@ def adamw_rounded(weights, grad, mean, square, along, on_sphere, scale, rates, s
             w[i] = new
             total += new * new
         if on_sphere:
-            factor = 1 / max(np.sqrt(total), np.float32(1e-12))
+            factor = np.float32(1) / max(np.sqrt(total), np.float32(1e-12))
             for i in range(weights.shape[1]):
                 w[i] *= factor
