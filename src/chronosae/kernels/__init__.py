@@ -11,7 +11,7 @@ from chronosae.kernels.compiled import compiled_kernels, dense_only
 from chronosae.kernels.context import Gate, Lookback, tokens_at
 from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
 from chronosae.kernels.depthwise import depthwise_taps
-from chronosae.kernels.history import gather_history, most_active, triple_weights, unit_values
+from chronosae.kernels.history import gather_history, most_active, same_document, triple_weights, unit_values
 from chronosae.kernels.mixed import mixed_products, product
 from chronosae.kernels.mixed_taps import Taps, mix_taps
 from chronosae.kernels.moments import count_regressors
@@ -96,6 +96,7 @@ __all__ = [
     "product",
     "rectify_largest",
     "rectify_largest_dense",
+    "same_document",
     "scatter_dense",
     "sigmoid",
     "some_entries",

@@ -20,6 +20,28 @@ def most_active(values: Float[Tensor, "*tokens k"]) -> int:
     return int(loops.most_active(values.detach().reshape(-1, values.shape[-1]).numpy()))
 
 
+def same_document(
+    mask: Bool[Tensor, "batch pos"], doc_ids: Int[Tensor, "batch pos"] | None, window: int
+) -> Bool[Tensor, "batch pos window"]:
+    """`[..., l - 1]`: the position l earlier and this one are both unmasked and in one document of one sequence.
+
+    A document starts wherever `doc_ids` change, so an id that comes back later is another document.
+    """
+    loops = loops_for(torch.empty(0)) if mask.device.type == "cpu" else None
+    if loops is not None:
+        valid = torch.empty(*mask.shape, window, dtype=torch.bool)
+        ids = mask.new_empty(len(mask), 0, dtype=torch.int64) if doc_ids is None else doc_ids
+        loops.same_document(mask.contiguous().numpy(), ids.contiguous().numpy(), valid.numpy())
+        return valid
+    run = torch.zeros_like(mask, dtype=torch.int64)
+    if doc_ids is not None:
+        run[:, 1:] = (doc_ids[:, 1:] != doc_ids[:, :-1]).cumsum(1)
+    valid = torch.zeros(*mask.shape, window, dtype=torch.bool, device=mask.device)
+    for lag in range(1, min(window, mask.shape[1] - 1) + 1):
+        valid[:, lag:, lag - 1] = mask[:, lag:] & mask[:, :-lag] & (run[:, lag:] == run[:, :-lag])
+    return valid
+
+
 def gather_history(
     indices: Int[Tensor, "batch pos k"],
     values: Float[Tensor, "batch pos k"],

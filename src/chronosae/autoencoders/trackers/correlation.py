@@ -19,7 +19,7 @@ from chronosae.kernels import blank
 Interaction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(source, target, lag, source's activation, target's activation), flat and equally long -> R of each, in [0, 1]."""
 
-TABLE_BYTES = 2**24
+TABLE_BYTES = 2**25
 """Workspace per piece of a batch; the pieces are as large as it allows."""
 
 

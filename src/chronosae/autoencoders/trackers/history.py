@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
-from chronosae.kernels import Firings, gather_history, most_active
+from chronosae.kernels import Firings, gather_history, most_active, same_document
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,6 @@ class History:
         for start in range(0, len(self.valid), size):
             part = slice(start, start + size)
             yield History(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
-
-
-def same_document(
-    mask: Bool[Tensor, "batch pos"], doc_ids: Int[Tensor, "batch pos"] | None, window: int
-) -> Bool[Tensor, "batch pos window"]:
-    """`[..., l - 1]`: the position l earlier and this one are both unmasked and in one document of one sequence.
-
-    A document starts wherever `doc_ids` change, so an id that comes back later is another document.
-    """
-    run = torch.zeros_like(mask, dtype=torch.int64)
-    if doc_ids is not None:
-        run[:, 1:] = (doc_ids[:, 1:] != doc_ids[:, :-1]).cumsum(1)
-    valid = torch.zeros(*mask.shape, window, dtype=torch.bool, device=mask.device)
-    for lag in range(1, min(window, mask.shape[1] - 1) + 1):
-        valid[:, lag:, lag - 1] = mask[:, lag:] & mask[:, :-lag] & (run[:, lag:] == run[:, :-lag])
-    return valid
 
 
 def as_slots(codes: Codes, max_active: int | None = None) -> SparseCodes:
@@ -88,3 +72,6 @@ def sample_tokens(mask: Bool[Tensor, "batch pos"], n: int | None, seed: int, ste
 def history(codes: SparseCodes, valid: Bool[Tensor, "batch pos window"], tokens: Int[Tensor, "chosen 2"]) -> History:
     """The chosen tokens, with the `window` positions before each."""
     return History(*gather_history(codes.indices, codes.values, valid, tokens))
+
+
+__all__ = ["History", "as_slots", "history", "same_document", "sample_tokens"]

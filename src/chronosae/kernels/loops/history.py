@@ -24,6 +24,20 @@ def most_active(values):
 
 @loop
 @no_type_check
+def same_document(mask, doc_ids, valid):
+    """`valid[row, t, l - 1]`: tokens t - l and t are unmasked, in one document. doc_ids: no columns where it's one."""
+    for row in range(mask.shape[0]):
+        start = 0
+        for t in range(mask.shape[1]):
+            if t > 0 and doc_ids.shape[1] > 0 and doc_ids[row, t] != doc_ids[row, t - 1]:
+                start = t
+            for m in range(valid.shape[2]):
+                before = t - m - 1
+                valid[row, t, m] = before >= start and mask[row, t] and mask[row, before]
+
+
+@loop
+@no_type_check
 def gather_history(indices, values, valid, tokens, out):
     """The slots of `tokens [n, 2]` (row, position) and of the w positions before, values 0 where these don't count."""
     features, now, past_features, past_values, present = out
