@@ -1,79 +1,11 @@
-"""Co-activations (target, lag, source) counted and judged where they occur, without a list of all of them.
-
-A triple's key is target w F + (lag - 1) F + source: what fired before a token is the same for all of its targets.
-"""
+"""Co-activations (target, lag, source) judged where they occur, without a list of all of them."""
 
 from typing import no_type_check
 
 import numpy as np
 
 from chronosae.kernels.loops.bits import bits_of, loop
-
-
-@loop
-@no_type_check
-def count_marginals(features, values, past_features, past_values, valid, source, target, pairs):
-    """Add to how often each feature fired l positions before a token `source [w, F]` and at one `target [w, F]`."""
-    n, lags, past = past_features.shape
-    for t in range(n):
-        for m in range(lags):
-            if not valid[t, m]:
-                continue
-            pairs[m] += 1
-            for j in range(past):
-                if past_values[t, m, j] != 0:
-                    source[m, past_features[t, m, j]] += 1
-            for i in range(features.shape[1]):
-                if values[t, i] != 0:
-                    target[m, features[t, i]] += 1
-
-
-@loop
-@no_type_check
-def _active_past(past_features, past_values, t, d_sae, found):
-    """(lag - 1) F + source of what fired before token t, in `found`; how many."""
-    lags, past, n = past_features.shape[1], past_features.shape[2], 0
-    for m in range(lags):
-        for j in range(past):
-            if past_values[t, m, j] != 0:
-                found[n] = m * d_sae + past_features[t, m, j]
-                n += 1
-    return n
-
-
-@loop
-@no_type_check
-def _cell(key, odd, bits, exact):
-    """Multiply-shift hashing: the product wraps, its top bits are the cell."""
-    return np.uint64(key) if exact else (np.uint64(key) * odd) >> bits
-
-
-@loop
-@no_type_check
-def count_triples(features, values, past_features, past_values, d_sae, odd, bits, exact, part, counts, after):
-    """Add one to the cell of every triple, and note in `after [n, k, w past]` what it then holds; how many there were.
-
-    bits: those of a product that are no part of the cell. part: (which, of how many) of the targets.
-    """
-    n, lags, past = past_features.shape
-    k, width, total = features.shape[1], np.uint64(lags * past), np.int64(0)
-    found, cells = np.empty(lags * past, np.int64), np.empty(lags * past, np.uint64)
-    notes = after.reshape(-1)
-    for t in range(n):
-        active = np.uint64(_active_past(past_features, past_values, t, d_sae, found))
-        for i in range(k):
-            if values[t, i] == 0 or features[t, i] % part[1] != part[0]:
-                continue
-            key, at = features[t, i] * lags * d_sae, np.uint64(t * k + i) * width
-            for q in range(active):
-                cells[q] = _cell(key + found[q], odd, bits, exact)
-            # Apart from the hashing: many of these far reads are then under way at once.
-            for q in range(active):
-                count = counts[cells[q]] + np.float32(1)
-                counts[cells[q]] = count
-                notes[at + q] = count
-            total += np.int64(active)
-    return total
+from chronosae.kernels.loops.counting import active_past, cell_of
 
 
 @loop
@@ -127,7 +59,7 @@ def challenge(features, values, past_features, past_values, d_sae, after, judged
     lag, rates, notes = np.empty(lags * past, np.int64), np.empty(lags), after.reshape(-1)
     stride = np.uint64(n * k) * width
     for t in range(n):
-        active = np.uint64(_active_past(past_features, past_values, t, d_sae, found))
+        active = np.uint64(active_past(past_features, past_values, t, d_sae, found))
         for q in range(active):
             lag[q], sources[q] = found[q] // d_sae, found[q] % d_sae
             often[q] = fired[lag[q], sources[q]]
@@ -186,9 +118,9 @@ def admit(best, d_sae, hashing, counts, judged, slots, averages, marginals, firs
             code = best[target, b] & 0xFFFFFFFF
             source, m = code // w, code % w
             cell = (target * w + m) * d_sae + source
-            count[b] = counts[0, _cell(cell, odds[0], bits, exact)]
+            count[b] = counts[0, cell_of(cell, odds[0], bits, exact)]
             for row in range(1, counts.shape[0]):
-                count[b] = min(count[b], counts[row, _cell(cell, odds[row], bits, exact)])
+                count[b] = min(count[b], counts[row, cell_of(cell, odds[row], bits, exact)])
             count[b] = max(count[b] - load, np.float32(0))
             expected[b] = fired[m, source] * (fires[m, target] / max(pairs[m], 1.0))
             rivals[b] = (np.float64(count[b]) - np.float64(expected[b])) / np.sqrt(np.float64(expected[b]) + 1)
@@ -197,7 +129,9 @@ def admit(best, d_sae, hashing, counts, judged, slots, averages, marginals, firs
         for s in range(width):
             z[s], leaves[s] = _slot_surprise(target, s, slots, marginals), False
         while True:
-            b, s = np.argmax(rivals), width - 1 - np.argmin(z[::-1])
+            b, s = np.argmax(rivals), 0
+            for x in range(1, width):
+                s = x if z[x] <= z[s] else s
             if not rivals[b] > z[s]:
                 break
             enters[b], leaves[s], rivals[b], z[s] = True, True, -np.inf, np.inf
