@@ -1,6 +1,7 @@
 """Activations read from a complete cache, at disk speed."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -55,7 +56,8 @@ class CachedStream:
         self._shards, self._sites, self._device = shards, list(sites), torch.device(device)
         self._dtype: CacheDtype = dtype
         self._batch, self._seed = batch_sequences, seed
-        self._rows = ShardRows(shards)
+        self._rows, self._second = ShardRows(shards), ShardRows(shards)
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="chronosae-cache")
         self._arrays = {site: layout(site, 0, dtype) for site in self._sites}
         scales = [name for arrays in self._arrays.values() for name in arrays if name not in self._sites]
         self._small_names = [*TOKEN_ARRAYS, *scales]
@@ -122,34 +124,56 @@ class CachedStream:
 
     def _decoded(self, places: Sequence[Place]) -> dict[str, Float[Tensor, "batch pos d_in"]]:
         """Read and decoded one sequence at a time, so that the stored one never leaves the processor's cache."""
-        acts: dict[str, Tensor] = {}
-        for site, arrays in self._arrays.items():
-            rows = {name: self._rows.layout(places[0][0], name) for name in arrays}
-            stored = {name: np.empty(r.shape, r.dtype) for name, r in rows.items()}
-            acts[site] = recycled((len(places), *rows[site].shape), torch.float32)
-            for (shard, row), out in zip(places, acts[site].numpy(), strict=True):
-                if self._dtype == "float32":
-                    self._rows.read(shard, site, row, out)
-                    continue
-                for name, array in stored.items():
-                    self._rows.read(shard, name, row, array)
-                decode_into(out, site, stored, self._dtype)
+        shapes = {site: (len(places), *self._rows.layout(places[0][0], site).shape) for site in self._sites}
+        acts = {site: recycled(shape, torch.float32) for site, shape in shapes.items()}
+
+        def fill(rows: ShardRows, part: slice) -> None:
+            for site, tensor in acts.items():
+                layouts = {name: rows.layout(places[0][0], name) for name in self._arrays[site]}
+                stored = {name: np.empty(found.shape, found.dtype) for name, found in layouts.items()}
+                for (shard, row), out in zip(places[part], tensor.numpy()[part], strict=True):
+                    if self._dtype == "float32":
+                        rows.read(shard, site, row, out)
+                        continue
+                    for name, array in stored.items():
+                        rows.read(shard, name, row, array)
+                    decode_into(out, site, stored, self._dtype)
+
+        self._by_two(places, fill)
         return acts
 
     def _sent(self, places: Sequence[Place], slots: PinnedSlots) -> dict[str, Float[Tensor, "batch pos d_in"]]:
         """Decoded where they are going: half the bytes travel, or a quarter."""
         first = places[0][0]
-        shapes = {
-            name: ((len(places), *self._rows.layout(first, name).shape), _TORCH[kind])
-            for arrays in self._arrays.values()
-            for name, (kind, _) in arrays.items()
-        }
-        buffers = slots.buffers(shapes)
-        for name, buffer in buffers.items():
-            for (shard, row), out in zip(places, buffer.numpy(), strict=True):
-                self._rows.read(shard, name, row, out)
+        buffers = slots.buffers(
+            {
+                name: ((len(places), *self._rows.layout(first, name).shape), _TORCH[kind])
+                for arrays in self._arrays.values()
+                for name, (kind, _) in arrays.items()
+            }
+        )
+
+        def fill(rows: ShardRows, part: slice) -> None:
+            for name, buffer in buffers.items():
+                for (shard, row), out in zip(places[part], buffer.numpy()[part], strict=True):
+                    rows.read(shard, name, row, out)
+
+        self._by_two(places, fill)
         there = slots.send(buffers)
         return {site: decode(site, there, self._dtype) for site in self._sites}
+
+    def _by_two(self, places: Sequence[Place], fill: Callable[[ShardRows, slice], None]) -> None:
+        """Half of a batch is filled by a second thread: while one waits for the disk, the other decodes."""
+        for shard in {shard for shard, _ in places}:
+            self._shards.verify(shard)  # or both would
+        middle = len(places) // 2
+        second = self._helper.submit(fill, self._second, slice(middle, None))
+        try:
+            fill(self._rows, slice(0, middle))
+        finally:
+            error = second.exception()
+        if error is not None:
+            raise error
 
     def _epoch_order(self) -> np.ndarray:
         return permutation(len(self), self._seed, _ORDER, self._epoch)

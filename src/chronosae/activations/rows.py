@@ -15,7 +15,7 @@ from chronosae.activations.shards import ShardFolder
 from chronosae.config import UserError
 
 _CAN_ADVISE = hasattr(os, "posix_fadvise")  # Linux; elsewhere the system's own reading ahead has to do
-_OPEN_AT_MOST = 256  # a process may usually have 1,024
+_OPEN_AT_MOST = 192  # a stream has two of these, and a process may usually have 1,024 files open
 
 
 class Rows(NamedTuple):
