@@ -30,6 +30,7 @@ from chronosae.kernels.triples import (
     Held,
     Judged,
     Marginals,
+    Standing,
     admit,
     blank,
     challenge,
@@ -38,6 +39,7 @@ from chronosae.kernels.triples import (
     count_triples,
     empty_table,
     held_hits,
+    unknown,
 )
 from chronosae.kernels.unit_gram import decode_with_energy, unit_gram_energy
 
@@ -53,6 +55,7 @@ __all__ = [
     "Moments",
     "Predictor",
     "Rates",
+    "Standing",
     "Taps",
     "absent",
     "adamw_",
@@ -108,4 +111,5 @@ __all__ = [
     "triple_weights",
     "unit_gram_energy",
     "unit_values",
+    "unknown",
 ]

@@ -90,6 +90,23 @@ class Judged(NamedTuple):
         return self.marginals.arrays(), np.float32(self.load), self.least
 
 
+class Standing(NamedTuple):
+    """z of what targets hold, found when first asked for."""
+
+    worst: Float[Tensor, " F"]
+    """Of the worst slot; NaN where nobody asked."""
+    z: Float[Tensor, "F m"]
+    """Of every slot; anything where nobody asked."""
+
+
+def unknown(held: Int[Tensor, "F m"]) -> Standing:
+    """That of targets which hold these, before anyone asks."""
+    worst = blank((len(held),), np.nan, torch.float64, held.device)
+    if held.device.type != "cpu":
+        return Standing(worst, held.new_empty(held.shape, dtype=torch.float64))
+    return Standing(worst, recycled(tuple(held.shape), torch.float64))
+
+
 def blank(shape: tuple[int, ...], value: float | int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor of one value; on the CPU without torch's threads, which take longer to wake than this."""
     if device.type != "cpu":
@@ -151,22 +168,22 @@ def challenge(
     after: Float[Tensor, "rows n k wk"],
     judged: Judged,
     held: tuple[Held, Marginals],
-    worst: Float[Tensor, " F"],
+    standing: Standing,
     best: Int[Tensor, "F c"],
 ) -> None:
     """Into `best`, the most surprising triples that beat their target's worst slot and are not held.
 
-    `after`: of `count_triples`. `worst`: z of each target's worst slot, NaN where nobody asked yet.
+    `after`: of `count_triples`. `standing` of the targets that get challenged becomes known.
     """
     loops = seen.loops()
     assert loops is not None, "what was counted by loops is judged by loops"
     slots, marginals = (each.arrays() for each in held)
-    before = *seen.arrays(), len(worst), after.numpy(), judged.arrays(), slots, marginals
-    parts = torch.get_num_threads()
+    before = *seen.arrays(), len(standing.worst), after.numpy(), judged.arrays(), slots, marginals
+    parts, known = torch.get_num_threads(), tuple(t.numpy() for t in standing)
 
     def judge(first: int, last: int) -> None:
         for p in range(first, last):
-            loops.challenge(*before, (p, parts), worst.numpy(), best.numpy())
+            loops.challenge(*before, (p, parts), known, best.numpy())
 
     parallel(list(range(parts + 1)), judge)
 
@@ -177,6 +194,7 @@ def admit(
     counts: Float[Tensor, "rows cells"],
     judged: Judged,
     held: tuple[Held, Marginals],
+    standing: Standing,
     averages: tuple[Float[Tensor, "F m"], Int[Tensor, "F m"]],
 ) -> bool:
     """Give the slots of each challenged target to the most surprising; False: there is no compiler for this.
@@ -186,9 +204,9 @@ def admit(
     loops = loops_for(counts)
     if loops is None:
         return False
-    slots, marginals = (each.arrays() for each in held)
+    slots, fired = held[0].arrays(), held[1].source.numpy()
     tables = hashing.d_sae, hashing.arrays(), counts.numpy(), judged.arrays()
-    before = best.numpy(), *tables, slots, tuple(t.numpy() for t in averages), marginals
+    before = best.numpy(), *tables, slots, tuple(t.numpy() for t in averages), fired, standing.z.numpy()
     parallel(evenly(len(best), 2048), lambda a, b: loops.admit(*before, a, b))
     return True
 

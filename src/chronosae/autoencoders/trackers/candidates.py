@@ -13,7 +13,7 @@ from chronosae.autoencoders.trackers.history import History
 from chronosae.autoencoders.trackers.marginals import LagMarginals
 from chronosae.autoencoders.trackers.sketch import Triples, TripleSketch, surprise
 from chronosae.autoencoders.trackers.state import TensorState
-from chronosae.kernels import Held, admit, challenge, held_hits
+from chronosae.kernels import Held, Standing, admit, challenge, held_hits
 
 CHALLENGERS = 8
 """Triples that may enter a target's slots in one update."""
@@ -90,23 +90,24 @@ class Candidates(TensorState):
         seen: History,
         sketch: TripleSketch,
         marginals: LagMarginals,
-        worst: Float[Tensor, " F"],
+        standing: Standing,
     ) -> None:
         """Count the triples of these targets, and write into `best` those that beat their target's worst slot.
 
         One a bucket, the most surprising first: an entry packs z (as the bits of a positive float32, which order like
-        the number) above source and lag. `worst`: z of the worst slot of each target, NaN where nobody asked yet.
+        the number) above source and lag. `standing` of the targets that get challenged becomes known.
         """
         triples, after = sketch.count_all(seen)
         if triples is None:
             held = self.held(), marginals.counted()
-            return challenge(seen.firings(), after, sketch.judged(MIN_COUNT), held, worst, best)
-        self._ask(worst, seen, marginals)
-        return self._challenge(best, triples, sketch.estimate(after), sketch, worst)
+            return challenge(seen.firings(), after, sketch.judged(MIN_COUNT), held, standing, best)
+        self._ask(standing, seen, marginals)
+        return self._challenge(best, triples, sketch.estimate(after), sketch, standing.worst)
 
-    def _ask(self, worst: Float[Tensor, " F"], seen: History, marginals: LagMarginals) -> None:
+    def _ask(self, standing: Standing, seen: History, marginals: LagMarginals) -> None:
         targets = seen.features[seen.values != 0].unique()
-        worst[targets] = self.surprise(marginals, targets).amin(1).to(worst.dtype)
+        z = self.surprise(marginals, targets).to(standing.z.dtype)
+        standing.z[targets], standing.worst[targets] = z, z.amin(1)
 
     def _challenge(
         self, best: Int[Tensor, "F c"], triples: Triples, count: Tensor, sketch: TripleSketch, worst: Tensor
@@ -129,14 +130,16 @@ class Candidates(TensorState):
         counters = self.count, self.source_before, self.prior_count, self.prior_expected
         return Held(self.source, self.lag, *counters)
 
-    def admit(self, best: Int[Tensor, "F c"], marginals: LagMarginals, sketch: TripleSketch) -> None:
+    def admit(
+        self, best: Int[Tensor, "F c"], marginals: LagMarginals, sketch: TripleSketch, standing: Standing
+    ) -> None:
         """Give each challenged target's slots to the most surprising of what it holds and its challengers.
 
         What stays keeps its slot; newcomers take the others, both in order.
         """
         averages = self.interaction, self.interaction_step
         held = self.held(), marginals.counted()
-        if admit(best, sketch.hashing, sketch.counts, sketch.judged(MIN_COUNT), held, averages):
+        if admit(best, sketch.hashing, sketch.counts, sketch.judged(MIN_COUNT), held, standing, averages):
             return
         rows = torch.nonzero((best >= 0).any(1)).squeeze(1)
         packed = best[rows]
@@ -153,7 +156,7 @@ class Candidates(TensorState):
             "prior_count": count,
             "prior_expected": expected,
         }
-        stays, place = _slots_for(self.surprise(marginals, rows), z)
+        stays, place = _slots_for(standing.z[rows], z)
         for name in self._tensors:
             tensor = getattr(self, name)
             new = entering.get(name, torch.zeros_like(source)).to(tensor.dtype)

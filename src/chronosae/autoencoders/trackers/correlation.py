@@ -14,7 +14,7 @@ from chronosae.autoencoders.trackers.moments import CandidateMoments
 from chronosae.autoencoders.trackers.sketch import TripleSketch
 from chronosae.autoencoders.trackers.state import TensorState
 from chronosae.config import UserError
-from chronosae.kernels import blank
+from chronosae.kernels import blank, unknown
 
 Interaction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(source, target, lag, source's activation, target's activation), flat and equally long -> R of each, in [0, 1]."""
@@ -155,11 +155,11 @@ class TemporalCorrelationTracker(TensorState):
         last[place] = step
 
     def _screen(self, seen: History) -> None:
-        worst = blank((self.d_sae,), torch.nan, torch.float64, seen.valid.device)
+        standing = unknown(self.candidates.source)
         best = blank((self.d_sae, CHALLENGERS), -1, torch.int64, seen.valid.device)
         for piece in seen.pieces(self._piece_size(seen)):
-            self.candidates.challenge(best, piece, self.sketch, self.marginals, worst)
-        self.candidates.admit(best, self.marginals, self.sketch)
+            self.candidates.challenge(best, piece, self.sketch, self.marginals, standing)
+        self.candidates.admit(best, self.marginals, self.sketch, standing)
         self.sketch.forget()
 
     def _piece_size(self, seen: History) -> int:

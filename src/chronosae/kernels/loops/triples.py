@@ -27,10 +27,12 @@ def _slot_surprise(target, s, slots, marginals):
 
 @loop
 @no_type_check
-def _worst(target, slots, marginals):
+def _worst(target, slots, marginals, z):
+    """The least surprising slot; z of all of them go into a row of `z [F, m]`."""
     worst = np.inf
     for s in range(slots[0].shape[1]):
-        worst = min(worst, _slot_surprise(target, s, slots, marginals))
+        z[target, s] = _slot_surprise(target, s, slots, marginals)
+        worst = min(worst, z[target, s])
     return worst
 
 
@@ -45,14 +47,16 @@ def _is_held(target, source, lag, slots):
 
 @loop
 @no_type_check
-def challenge(features, values, past_features, past_values, d_sae, after, judged, slots, marginals, part, worst, best):
+def challenge(
+    features, values, past_features, past_values, d_sae, after, judged, slots, marginals, part, standing, best
+):
     """Into `best [F, c]`, one a bucket, the most surprising triples that beat their target's worst slot.
 
     after: counts [rows, n, k, w past]. judged: marginals of the triples counted, what a cell holds of others' counts,
-    the least count that says something. slots, marginals: what is held, and since when. worst: of each target, NaN
-    until it is needed. An entry packs z above source and lag.
+    the least count that says something. slots, marginals: what is held, and since when. standing: z of
+    each target's worst slot, NaN until it is needed, and from then on of all. An entry packs z above source and lag.
     """
-    (fired, fires, pairs), load, least = judged
+    ((fired, fires, pairs), load, least), (worst, z_held) = judged, standing
     (n, lags, past), k, rows = past_features.shape, features.shape[1], after.shape[0]
     width = np.uint64(lags * past)
     found, sources, often = np.empty(lags * past, np.int64), np.empty(lags * past, np.int64), np.empty(lags * past)
@@ -86,7 +90,7 @@ def challenge(features, values, past_features, past_values, d_sae, after, judged
                     continue
                 z = np.float32(above / np.sqrt(expected + 1))
                 if np.isnan(lowest):
-                    worst[target] = _worst(target, slots, marginals)
+                    worst[target] = _worst(target, slots, marginals, z_held)
                 if source == target or not z > worst[target] or _is_held(target, source, m + 1, slots):
                     continue
                 code = source * lags + m
@@ -96,10 +100,11 @@ def challenge(features, values, past_features, past_values, d_sae, after, judged
 
 @loop
 @no_type_check
-def admit(best, d_sae, hashing, counts, judged, slots, averages, marginals, first, last):
+def admit(best, d_sae, hashing, counts, judged, slots, averages, fired_before, z_held, first, last):
     """Give the slots of each challenged target to the most surprising of what it holds and its challengers.
 
-    What stays keeps its slot; newcomers take the others, both in order. averages: of interactions, and their steps.
+    What stays keeps its slot; newcomers take the others, both in order. averages: of interactions, and their
+    steps. fired_before [w, F]: how often each source has fired. z_held: of every slot.
     """
     odds, bits, exact = hashing
     (fired, fires, pairs), load, _ = judged
@@ -127,7 +132,7 @@ def admit(best, d_sae, hashing, counts, judged, slots, averages, marginals, firs
         if not rivalled:
             continue
         for s in range(width):
-            z[s], leaves[s] = _slot_surprise(target, s, slots, marginals), False
+            z[s], leaves[s] = z_held[target, s], False
         while True:
             b, s = np.argmax(rivals), 0
             for x in range(1, width):
@@ -145,7 +150,7 @@ def admit(best, d_sae, hashing, counts, judged, slots, averages, marginals, firs
             code = best[target, b] & 0xFFFFFFFF
             source, m = code // w, code % w
             sources[target, s], lags[target, s], seen[target, s] = source, m + 1, 0
-            before[target, s] = marginals[0][m, source]
+            before[target, s] = fired_before[m, source]
             prior_counts[target, s], prior_expected[target, s] = count[b], expected[b]
             averages[0][target, s], averages[1][target, s] = 0, 0
 
