@@ -10,29 +10,34 @@ from chronosae.kernels.loops.counting import active_past, cell_of
 
 @loop
 @no_type_check
-def _slot_surprise(target, s, slots, marginals):
-    """z of a held triple, as `Candidates.surprise` has it."""
+def _worst(target, slots, marginals, since, z):
+    """The least surprising slot, as `Candidates.surprise` has it; z of all of them go into a row of `z [F, m]`.
+
+    since [m]: workspace.
+    """
     sources, lags, counts, before, prior_counts, prior_expected = slots
     fired, fires, pairs = marginals
-    source, m = sources[target, s], lags[target, s] - 1
-    if source < 0:
-        return -np.inf
-    own = (fired[m, source] - before[target, s]) * (fires[m, target] / max(pairs[m], 1.0))
-    prior = prior_expected[target, s]
-    trust = min(max(1 - own / max(prior, np.float32(1e-12)), 0.0), 1.0)
-    expected = own + trust * np.float64(prior)
-    count = np.float64(counts[target, s]) + trust * np.float64(prior_counts[target, s])
-    return (count - expected) / np.sqrt(expected + 1)
-
-
-@loop
-@no_type_check
-def _worst(target, slots, marginals, z):
-    """The least surprising slot; z of all of them go into a row of `z [F, m]`."""
+    flat, width, at = z.reshape(-1), np.uint64(z.shape[1]), np.uint64(target * z.shape[1])
+    seen, past, source = counts.reshape(-1), before.reshape(-1), sources.reshape(-1)
+    prior, thought = prior_counts.reshape(-1), prior_expected.reshape(-1)
+    for s in range(z.shape[1]):
+        m = lags[target, s] - 1
+        since[s] = fired[m, max(sources[target, s], 0)]
+        z[target, s] = fires[m, target] / max(pairs[m], 1.0)
+    # Apart from what is gathered, so that a few slots share each of these slow operations.
+    for s in range(width):
+        own, e = (since[s] - past[at + s]) * flat[at + s], np.float64(thought[at + s])
+        floor = np.float64(np.float32(1e-12))
+        trust = 1 - own / (e if e > floor else floor)
+        trust = trust if trust > 0 else 0.0
+        trust = trust if trust < 1 else 1.0
+        expected = own + trust * e
+        count = np.float64(seen[at + s]) + trust * np.float64(prior[at + s])
+        surprise = (count - expected) / np.sqrt(expected + 1)
+        flat[at + s] = surprise if source[at + s] >= 0 else -np.inf
     worst = np.inf
-    for s in range(slots[0].shape[1]):
-        z[target, s] = _slot_surprise(target, s, slots, marginals)
-        worst = min(worst, z[target, s])
+    for s in range(width):
+        worst = flat[at + s] if flat[at + s] < worst else worst
     return worst
 
 
@@ -61,7 +66,7 @@ def challenge(
     width = np.uint64(lags * past)
     found, sources, often = np.empty(lags * past, np.int64), np.empty(lags * past, np.int64), np.empty(lags * past)
     lag, rates, notes = np.empty(lags * past, np.int64), np.empty(lags), after.reshape(-1)
-    stride = np.uint64(n * k) * width
+    stride, since = np.uint64(n * k) * width, np.empty(z_held.shape[1])
     for t in range(n):
         active = np.uint64(active_past(past_features, past_values, t, d_sae, found))
         for q in range(active):
@@ -90,7 +95,7 @@ def challenge(
                     continue
                 z = np.float32(above / np.sqrt(expected + 1))
                 if np.isnan(lowest):
-                    worst[target] = _worst(target, slots, marginals, z_held)
+                    worst[target] = _worst(target, slots, marginals, since, z_held)
                 if source == target or not z > worst[target] or _is_held(target, source, m + 1, slots):
                     continue
                 code = source * lags + m
