@@ -70,14 +70,15 @@ class _Mix(torch.autograd.Function):
         grad, loops, taps, slopes = grad.contiguous(), _loops(x), ctx.taps, []
         slope = recycled(tuple(grad.shape), torch.bfloat16).copy_(grad)
         for factor, step in zip(reversed(factors), reversed(steps), strict=True):
-            slopes.insert(0, _weight_gradient(step, slope))
+            slopes.insert(0, _weight_gradient(loops, step, slope))
             slope = _product(slope, factor.T.contiguous() if factor.numel() < SMALL else factor.T)
-        grad_x, grad_weights = recycled(tuple(x.shape), x.dtype), torch.empty_like(weights)
+        grad_x, grad_weights = None, torch.empty_like(weights)
         which, sources = _arrays(taps.which, taps.sources)
         if ctx.needs_input_grad[0]:
+            grad_x = recycled(tuple(x.shape), x.dtype)
             lags = torch.tensor(taps.lags, dtype=torch.int64).numpy()
-            before = grad.numpy(), bits(slope), *_arrays(weights), which, sources, lags
-            parallel(evenly(len(x), 16), lambda a, b: loops.taps_input_gradient(*before, a, b, grad_x.numpy()))
+            before, out = (grad.numpy(), bits(slope), *_arrays(weights), which, sources, lags), grad_x.numpy()
+            parallel(evenly(len(x), 16), lambda a, b: loops.taps_input_gradient(*before, a, b, out))
         read = bits(slope), *_arrays(x), which, sources
         parallel(evenly(x.shape[1], 64), lambda a, b: loops.taps_weight_gradient(*read, a, b, grad_weights.numpy()))
         return grad_x, grad_weights, None, *slopes
@@ -87,10 +88,16 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out=recycled((a.shape[0], b.shape[1]), torch.bfloat16))
 
 
-def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """`x^T grad` in float32, the narrow one first: that form is the faster one."""
-    found = _product(grad.T, x).T if grad.shape[1] < x.shape[1] // 4 else _product(x.T, grad)
-    return recycled(tuple(found.shape), torch.float32).copy_(found)
+def _weight_gradient(loops: SimpleNamespace, x: Tensor, grad: Tensor) -> Tensor:
+    """`x^T grad` in float32. A product is fastest with what it sums over side by side in its first factor."""
+    out = recycled((x.shape[1], grad.shape[1]), torch.float32)
+    if grad.shape[1] > x.shape[1]:
+        return out.copy_(_product(x.T, grad))
+    turned = recycled((grad.shape[1], len(grad)), torch.bfloat16)
+    parallel(evenly(len(grad), 64), lambda a, b: loops.turned(bits(grad), a, b, bits(turned)))
+    found = _product(turned, x)
+    parallel(evenly(len(out), 64), lambda a, b: loops.turned_wide(bits(found), a, b, out.numpy()))
+    return out
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

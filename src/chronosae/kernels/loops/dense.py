@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import loop, summing
+from chronosae.kernels.loops.bits import float_of, loop, summing
 
 
 @loop
@@ -57,3 +57,31 @@ def count_active(indices, values, per_feature, per_token):
                 active += 1
                 per_feature[indices[t, s]] += 1
         per_token[t] = active
+
+
+@loop
+@no_type_check
+def turned(x, first, last, out):
+    """`out = x^T` from rows `first` to `last`, a few at a time: they stay in cache while columns are written."""
+    rows, width = np.uint64(x.shape[0]), np.uint64(x.shape[1])
+    flat, found = x.reshape(-1), out.reshape(-1)
+    for start in range(first, last, 32):
+        count, place = np.uint64(min(start + 32, last) - start), np.uint64(start) * width
+        for c in range(width):
+            o = c * rows + np.uint64(start)
+            for t in range(count):
+                found[o + t] = flat[place + t * width + c]
+
+
+@loop
+@no_type_check
+def turned_wide(x, first, last, out):
+    """`out = x^T` from columns `first` to `last`, from the bits of bfloat16 to float32."""
+    rows, width = np.uint64(x.shape[0]), np.uint64(x.shape[1])
+    flat, found = x.reshape(-1), out.reshape(-1)
+    for start in range(0, x.shape[0], 32):
+        count, place = np.uint64(min(start + 32, x.shape[0]) - start), np.uint64(start) * width
+        for c in range(first, last):
+            o, a = np.uint64(c) * rows + np.uint64(start), place + np.uint64(c)
+            for t in range(count):
+                found[o + t] = float_of(np.uint32(flat[a + t * width]) << np.uint32(16))
