@@ -35,8 +35,8 @@ class _SomeRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (rows,) = ctx.saved_tensors
-        known = {"is_coalesced": True, "check_invariants": False}
-        return torch.sparse_coo_tensor(rows.unsqueeze(0), grad, ctx.shape, **known), None
+        sparse = torch.sparse_coo_tensor(rows.unsqueeze(0), grad, ctx.shape, is_coalesced=True, check_invariants=False)
+        return sparse, None
 
 
 def some_entries(W: Float[Tensor, "p f"], rows: Int[Tensor, "*#n"], columns: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
