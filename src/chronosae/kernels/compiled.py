@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -118,19 +119,27 @@ def _cache_folder() -> Path:
 
 
 def parallel(bounds: Sequence[int], work: Callable[[int, int], Any]) -> None:
-    """`work(first, last)` between all neighbours in `bounds`, on torch's number of threads.
+    """`work(first, last)` between all neighbours in `bounds`, on torch's number of threads, the caller's among them.
 
     Threads of our own: numba's may not be entered from two Python threads at once, and torch's can't be borrowed.
     """
-    pairs = list(pairwise(bounds))
-    threads = torch.get_num_threads()
-    if threads == 1 or len(pairs) == 1:
-        for first, last in pairs:
+    parts = deque(pairwise(bounds))
+    helpers = min(torch.get_num_threads(), len(parts)) - 1
+
+    def share() -> None:
+        while parts:
+            try:
+                first, last = parts.popleft()
+            except IndexError:  # another thread was faster
+                return
             work(first, last)
-        return
-    # Waiting for all, so that an error in one part doesn't leave others writing.
-    futures = [_pool(threads, os.getpid()).submit(work, first, last) for first, last in pairs]
-    errors = [future.exception() for future in futures]
+
+    futures = [_pool(helpers, os.getpid()).submit(share) for _ in range(helpers)]
+    try:
+        share()
+    finally:
+        # Waiting for all, so that an error in one part doesn't leave others writing.
+        errors = [future.exception() for future in futures]
     for error in errors:
         if error is not None:
             raise error
