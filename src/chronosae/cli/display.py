@@ -1,6 +1,7 @@
 """Progress bars and the closing table of a run."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,12 @@ from chronosae.training import LogEvent
 
 def quiet_libraries() -> None:
     """Keep other libraries' bars and advice out of ours; their errors stay."""
-    import datasets
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    # Read when datasets is imported, which takes a while and most runs don't need.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="huggingface_hub")
 
