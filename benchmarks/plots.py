@@ -94,10 +94,10 @@ def roofline_figure(result: dict[str, Any], path: Path) -> None:
         floors = [1e3 * (part["floor_seconds"] or 0) for part in parts]
         axes.barh(places, times, color=color(0), height=0.62)
         axes.barh(places, floors, color="#9dc6e0", height=0.28)
-        for place, part, time in zip(places, parts, times, strict=True):
+        for place, part, time, floor in zip(places, parts, times, floors, strict=True):
             beside = f"{part['over_floor']:.1f} x its floor" if part["over_floor"] else "no floor"
-            text = f"{time:.0f} ms, {beside}"
-            axes.annotate(text, (time, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+            text, end = f"{time:.0f} ms, {beside}", max(time, floor)
+            axes.annotate(text, (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_yticks(places, [part["part"] for part in parts])
         axes.invert_yaxis()
         axes.set_xlim(0, max(times) * 1.35)
