@@ -48,6 +48,18 @@ def test_the_readme_tells_the_gain_on_planted_data_as_it_was_measured() -> None:
     assert f"`chrono` gains {fve:.3f} in variance explained and {f1:.3f} in support F1" in text
 
 
+def test_the_readme_tells_how_fast_a_step_and_a_run_are_as_it_was_measured() -> None:
+    step, run = (
+        json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["ratio"]
+        for name in ("train_step", "whole_run")
+    )
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"takes sparsify {step['sparsify']:.1f} times as long" in text
+    assert {f"{step[name]:.0f}" for name in ("saelens", "dictionary_learning")} == {"11"}
+    assert "SAELens and dictionary_learning 11 times" in text
+    assert f"takes SAELens {run['saelens']:.1f} times as long" in text
+
+
 def test_the_page_of_evaluations_shows_what_the_results_file_says() -> None:
     compared = comparison(read_runs([ROOT / "results" / "evaluations"]))
     page = (ROOT / "docs" / "evaluations" / "README.md").read_text(encoding="utf-8")
