@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import bits, evenly, loops_for, parallel
 from chronosae.kernels.gpu import gpu_kernels
 
 # 32 bits.
@@ -91,7 +91,7 @@ def adamw_(
         return gpu.adamw_(weights, grad, moments, along, rates, scale=scale, on_sphere=on_sphere)
     if loops is None:
         return adamw_dense_(weights, grad, moments, along, rates, scale=scale, on_sphere=on_sphere)
-    kept = [_bits(t) if t.dtype == torch.bfloat16 else t.numpy() for t in moments]
+    kept = [bits(t) if t.dtype == torch.bfloat16 else t.numpy() for t in moments]
     arrays = weights.detach().numpy(), grad.detach().numpy(), *kept, along.numpy()
     numbers, factor = rates.numbers(arrays[0].dtype), arrays[0].dtype.type(float(scale))
     update = (*arrays, on_sphere, factor, numbers)
@@ -100,11 +100,6 @@ def adamw_(
     else:
         parallel(_bounds(weights), lambda a, b: loops.adamw(*update, a, b))
     return None
-
-
-def _bits(tensor: Tensor) -> np.ndarray:
-    """Those of bfloat16, which numpy doesn't know."""
-    return tensor.view(torch.int16).numpy().view("uint16")
 
 
 @torch.no_grad()

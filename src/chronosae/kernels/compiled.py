@@ -7,13 +7,36 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+# Modules of compiled loops, whose names are told apart.
+LOOPS = (
+    "bits",
+    "context",
+    "context_gradients",
+    "counting",
+    "dense",
+    "history",
+    "mixing",
+    "moments",
+    "noise",
+    "prediction",
+    "rank",
+    "select",
+    "sparse",
+    "threshold",
+    "triples",
+    "update",
+    "windows",
+)
 
 # Set by `dense_only`.
 _off = 0
@@ -30,6 +53,18 @@ def loops_for(*tensors: Tensor) -> SimpleNamespace | None:
     if any(t.device.type != "cpu" or t.dtype != first.dtype for t in tensors):
         return None
     return _load()
+
+
+def sure_loops(*tensors: Tensor) -> SimpleNamespace:
+    """The same behind a function that has asked already: they are there."""
+    loops = loops_for(*tensors)
+    assert loops is not None
+    return loops
+
+
+def bits(tensor: Tensor) -> np.ndarray:
+    """A bfloat16 tensor as loops take it: numpy doesn't know the type."""
+    return tensor.view(torch.int16).numpy().view("uint16")
 
 
 def compiled_kernels(*tensors: Tensor) -> bool:
@@ -60,46 +95,9 @@ def _load() -> SimpleNamespace | None:
         # The package's own folder may be read-only, or shared by machines of several kinds.
         config.CACHE_DIR = before or str(_cache_folder())
         try:
-            from chronosae.kernels.loops import (
-                bits,
-                context,
-                context_gradients,
-                counting,
-                dense,
-                history,
-                mixing,
-                moments,
-                noise,
-                prediction,
-                rank,
-                select,
-                sparse,
-                threshold,
-                triples,
-                update,
-                windows,
-            )
+            modules = [import_module(f"chronosae.kernels.loops.{name}") for name in LOOPS]
         finally:
             config.CACHE_DIR = before
-        modules = (
-            bits,
-            context,
-            context_gradients,
-            counting,
-            dense,
-            history,
-            mixing,
-            moments,
-            noise,
-            prediction,
-            rank,
-            select,
-            sparse,
-            threshold,
-            triples,
-            update,
-            windows,
-        )
         found = SimpleNamespace(**{name: loop for module in modules for name, loop in vars(module).items()})
         one = torch.ones(2).numpy()
         assert found.dot(one, one) == 2

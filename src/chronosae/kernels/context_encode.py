@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import evenly, loops_for, parallel, sure_loops
 from chronosae.kernels.context import Gate, Lookback, compared, look_back
 from chronosae.kernels.context_choice import Choice, choose_dense, choose_exactly
 from chronosae.kernels.gpu import gpu_kernels
@@ -141,8 +141,7 @@ def _weight_gradients(
     chosen: Choice, grad: Float[Tensor, "n k"], h: Float[Tensor, "n d"], d_sae: int, back: Lookback
 ) -> tuple[Float[Tensor, "f d"], Float[Tensor, " f"], Float[Tensor, " f"], Float[Tensor, "l f"]]:
     """Gradients of W, bias and taps, and with what weight in all rows of h enter each feature."""
-    loops, slots, lags = loops_for(h), by_feature(chosen.indices, chosen.values, d_sae), len(back.lags)
-    assert loops is not None
+    loops, slots, lags = sure_loops(h), by_feature(chosen.indices, chosen.values, d_sae), len(back.lags)
     sums, out, n = h.new_empty(d_sae, lags + 2), recycled((d_sae, h.shape[1]), h.dtype), (lags + 1) * len(slots.place)
     # Numbers of tokens fit in 32 bits, and what is read once for every term should be small.
     terms, coefficients, ends = np.empty(n, np.int32), h.new_empty(n).numpy(), np.empty(d_sae, np.int64)
@@ -158,8 +157,7 @@ def _weight_gradients(
 def _input_gradient(
     chosen: Choice, grad: Float[Tensor, "n k"], W: Float[Tensor, "f d"], back: Lookback
 ) -> Float[Tensor, "n d"]:
-    loops, out = loops_for(W), recycled((len(grad), W.shape[1]), W.dtype)
-    assert loops is not None
+    loops, out = sure_loops(W), recycled((len(grad), W.shape[1]), W.dtype)
     used = torch.where(chosen.values != 0, grad, 0)
     arrays = [t.numpy() for t in (chosen.indices, used, W, back.taps, back.sources)]
     lags = torch.tensor(back.lags, dtype=torch.int64).numpy()

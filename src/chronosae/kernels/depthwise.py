@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import evenly, loops_for, parallel, sure_loops
 from chronosae.kernels.memory import recycled
 
 
@@ -44,8 +44,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weights: Tensor, which: Tensor, lags: tuple[int, ...], sources: Tensor) -> Tensor:
         ctx.save_for_backward(x, weights, which, sources)
         ctx.lags = lags
-        loops, out = loops_for(x), recycled((len(x), len(which), x.shape[1]), x.dtype)
-        assert loops is not None
+        loops, out = sure_loops(x), recycled((len(x), len(which), x.shape[1]), x.dtype)
         arrays = [t.detach().numpy() for t in (x, weights, which, sources)]
         parallel(evenly(len(x), 16), lambda a, b: loops.depthwise(*arrays, a, b, out.numpy()))
         return out
@@ -54,8 +53,7 @@ class _Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weights, which, sources = ctx.saved_tensors
-        loops, grad, grad_x, grad_weights = loops_for(x), grad.contiguous(), None, None
-        assert loops is not None
+        loops, grad, grad_x, grad_weights = sure_loops(x), grad.contiguous(), None, None
         g, w, index, places = (t.detach().numpy() for t in (grad, weights, which, sources))
         if ctx.needs_input_grad[0]:
             grad_x, lags = recycled(tuple(x.shape), x.dtype), torch.tensor(ctx.lags, dtype=torch.int64).numpy()

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -74,8 +73,3 @@ class _Product(torch.autograd.Function):
 def _mm(a: Tensor, b: Tensor) -> Tensor:
     out = torch.mm(a, b, out=recycled((a.shape[0], b.shape[1]), torch.bfloat16))
     return recycled(tuple(out.shape), torch.float32).copy_(out)
-
-
-def bits(x: Tensor) -> np.ndarray:
-    """A bfloat16 tensor as loops take it: numpy doesn't know the type."""
-    return x.view(torch.int16).numpy().view("uint16")

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import bits, evenly, parallel, sure_loops
 from chronosae.kernels.memory import recycled
-from chronosae.kernels.mixed import bits, mixed_pays
+from chronosae.kernels.mixed import mixed_pays
 
 # Entries up to which a factor is turned round in memory: a product with it is faster then.
 SMALL = 2**18
@@ -51,7 +51,7 @@ class _Mix(torch.autograd.Function):
         ctx.taps = taps
         factors = tuple(f.detach().bfloat16() for f in factors)
         u = recycled((len(x), len(taps.which) * x.shape[1]), torch.bfloat16)
-        read, loops, out = _arrays(x, weights, taps.which, taps.sources), _loops(x), bits(u)
+        read, loops, out = _arrays(x, weights, taps.which, taps.sources), sure_loops(x), bits(u)
         parallel(evenly(len(x), 16), lambda a, b: loops.taps_rounded(*read, a, b, out))
         steps = [u]
         for factor in factors:
@@ -67,7 +67,7 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weights, *rest = ctx.saved_tensors
         factors, steps = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        grad, loops, taps, slopes = grad.contiguous(), _loops(x), ctx.taps, []
+        grad, loops, taps, slopes = grad.contiguous(), sure_loops(x), ctx.taps, []
         slope = recycled(tuple(grad.shape), torch.bfloat16).copy_(grad)
         for factor, step in zip(reversed(factors), reversed(steps), strict=True):
             slopes.insert(0, _weight_gradient(loops, step, slope))
@@ -102,9 +102,3 @@ def _weight_gradient(loops: SimpleNamespace, x: Tensor, grad: Tensor) -> Tensor:
 
 def _arrays(*tensors: Tensor) -> list[Any]:
     return [t.detach().numpy() for t in tensors]
-
-
-def _loops(like: Tensor) -> SimpleNamespace:
-    loops = loops_for(like)
-    assert loops is not None
-    return loops

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import evenly, loops_for, parallel, sure_loops
 from chronosae.kernels.memory import recycled
 
 _STEP, _FIRST, _SECOND = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -31,8 +31,7 @@ def add_normal(x: Float[Tensor, "n d"], level: float, keys: list[int]) -> Float[
 class _AddNormal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, level: float, keys: list[int]) -> Tensor:
-        loops, x, out = loops_for(x), x.detach().contiguous(), recycled(tuple(x.shape), x.dtype)
-        assert loops is not None
+        loops, x, out = sure_loops(x), x.detach().contiguous(), recycled(tuple(x.shape), x.dtype)
         before = x.numpy(), np.array([key % 2**64 for key in keys], np.uint64), np.float32(level)
         parallel(evenly(len(x), 16), lambda a, b: loops.add_normal(*before, a, b, out.numpy()))
         return out

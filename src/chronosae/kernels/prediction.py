@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import evenly, loops_for, parallel, sure_loops
 from chronosae.kernels.memory import recycled
 from chronosae.kernels.slots import by_feature, combine, weighted_rows
 
@@ -71,8 +71,7 @@ class _Logits(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         targets, past, y, context, U = ctx.saved_tensors
-        loops, grad = loops_for(grad), grad.contiguous()
-        assert loops is not None
+        loops, grad = sure_loops(grad), grad.contiguous()
         grad_U, grad_b = weighted_rows(by_feature(targets, grad, len(U)), grad, context)
         slopes = combine(targets, grad, U.detach().flatten(1)).numpy()
         grad_V, grad_values = recycled(tuple(grad_U.shape), U.dtype), recycled(ctx.entries, U.dtype)
@@ -93,8 +92,7 @@ def _look_back(
     targets: Tensor, past: Tensor, y: Tensor, predictor: Predictor
 ) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
     """Log-odds, sums of y V, and the candidates that fired: their entries and places, and y."""
-    loops, n = loops_for(y), len(targets)
-    assert loops is not None
+    loops, n = sure_loops(y), len(targets)
     b, U, V, values, keys = (t.detach().contiguous() for t in predictor)
     context, logits = y.new_empty(n, U[0].numel()), y.new_empty(targets.shape)
     given = [t.numpy() for t in (targets, past, y, b, U.flatten(1), V.flatten(1), values, keys)]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import evenly, loops_for, parallel, sure_loops
 from chronosae.kernels.memory import recycled
 from chronosae.kernels.select import largest_positive_dense
 
@@ -32,8 +32,7 @@ def rectify_largest_dense(pre: Float[Tensor, "n m"], k: int) -> Float[Tensor, "n
 class _RectifyLargest(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pre: Tensor, k: int) -> Tensor:
-        loops, out = loops_for(pre), recycled(tuple(pre.shape), pre.dtype)
-        assert loops is not None
+        loops, out = sure_loops(pre), recycled(tuple(pre.shape), pre.dtype)
         parallel(evenly(len(pre), 16), lambda a, b: loops.rectify_largest(pre.detach().numpy(), k, a, b, out.numpy()))
         ctx.save_for_backward(out)
         return out

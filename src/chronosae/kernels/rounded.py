@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from chronosae.kernels.compiled import evenly, parallel
+from chronosae.kernels.compiled import bits, evenly, parallel
 from chronosae.kernels.memory import recycled
 
 # Bound on the relative error of a float32 sum, for each term: two sums (2^-24 each), and then some.
@@ -55,7 +55,6 @@ def _round(loops: SimpleNamespace, rows: Tensor, columns: Tensor) -> tuple[Tenso
     n, d = rows.shape
     copy = recycled((n, d + columns.shape[1]), torch.bfloat16)
     norms, errors = torch.empty(n), torch.empty(n)
-    bits = rows.view(torch.int32).numpy().view("uint32"), copy.view(torch.int16).numpy().view("uint16")
-    arrays = rows.numpy(), *bits, columns.view(torch.int16).numpy().view("uint16")
+    arrays = rows.numpy(), rows.view(torch.int32).numpy().view("uint32"), bits(copy), bits(columns)
     parallel(evenly(n, 256), lambda a, b: loops.round_rows(*arrays, a, b, norms.numpy(), errors.numpy()))
     return copy, norms, errors

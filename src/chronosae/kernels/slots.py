@@ -3,7 +3,6 @@
 Shapes: N tokens, S slots, F d_sae, D d_in.
 """
 
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import bits, evenly, loops_for, parallel, sure_loops
 from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.memory import recycled
 
@@ -33,7 +32,7 @@ class Slots(NamedTuple):
 
 def by_feature(indices: Int[Tensor, "n s"], values: Float[Tensor, "n s"], d_sae: int) -> Slots:
     """A counting sort of the slots whose value isn't zero."""
-    start, place = _loops(values).by_feature(indices.numpy(), values.numpy(), d_sae)
+    start, place = sure_loops(values).by_feature(indices.numpy(), values.numpy(), d_sae)
     return Slots(start, place, indices.shape[1])
 
 
@@ -44,7 +43,7 @@ def combine(
     bias: Float[Tensor, " d"] | None = None,
 ) -> Float[Tensor, "n d"]:
     """`sum_s values[t, s] W[indices[t, s]] + bias` for each token t."""
-    out, loops = recycled((len(indices), W.shape[1]), W.dtype), _loops(W)
+    out, loops = recycled((len(indices), W.shape[1]), W.dtype), sure_loops(W)
     bias = W.new_zeros(W.shape[1]) if bias is None else bias
     arrays = [t.numpy() for t in (indices, values.contiguous(), W, bias)]
     parallel(evenly(len(indices), 16), lambda a, b: loops.combine(*arrays, a, b, out.numpy()))
@@ -53,7 +52,7 @@ def combine(
 
 def weighted_rows(slots: Slots, values: Float[Tensor, "n s"], x: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor]:
     """Sums over each feature's slots of `value * x[token]` [F, D], and of `value` [F]."""
-    d_sae, loops = len(slots.start) - 1, _loops(x)
+    d_sae, loops = len(slots.start) - 1, sure_loops(x)
     rows, sums = recycled((d_sae, x.shape[1]), x.dtype), x.new_empty(d_sae)
     before = slots.start, slots.place, slots.per_token, values.flatten().numpy(), x.numpy()
     parallel(slots.bounds, lambda a, b: loops.weighted_rows(*before, a, b, rows.numpy(), sums.numpy()))
@@ -72,7 +71,7 @@ class Pull(NamedTuple):
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.float32]:
         """As loops take them."""
-        return self.norms.numpy(), self.rows.view(torch.int16).numpy().view("uint16"), np.float32(self.scale)
+        return self.norms.numpy(), bits(self.rows), np.float32(self.scale)
 
 
 def decode_gradients(
@@ -83,7 +82,7 @@ def decode_gradients(
     pull: Pull | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `combine` to values and W; with `pull`, that of W includes it."""
-    loops, slots = _loops(W), by_feature(indices, values, len(W))
+    loops, slots = sure_loops(W), by_feature(indices, values, len(W))
     grad_W, grad_values = recycled(tuple(W.shape), W.dtype), values.new_empty(values.shape)
     before = slots.start, slots.place, slots.per_token, values.flatten().numpy(), grad.numpy(), W.numpy()
     flat = grad_values.view(-1).numpy()
@@ -110,9 +109,3 @@ def count_active(
     features, tokens = torch.empty(d_sae, dtype=torch.int64), torch.empty(len(values), dtype=torch.int64)
     loops.count_active(indices.contiguous().numpy(), values.contiguous().numpy(), features.numpy(), tokens.numpy())
     return features, tokens
-
-
-def _loops(like: Tensor) -> SimpleNamespace:
-    loops = loops_for(like)
-    assert loops is not None
-    return loops

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import loops_for
+from chronosae.kernels.compiled import loops_for, sure_loops
 from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays, topk_of_product
 from chronosae.kernels.memory import recycled
@@ -161,8 +161,7 @@ class _Chosen(torch.autograd.Function):
 
 
 def _choose(x: Tensor, W: Tensor, bias: Tensor, k: int, active: Tensor | None) -> tuple[Tensor, Tensor]:
-    loops = loops_for(x)
-    assert loops is not None
+    loops = sure_loops(x)
     if x.dtype == torch.float32 and len(x) >= LEAST_TOKENS and low_precision_pays():
         return topk_of_product(loops, x, W, bias, k, active)
     values, indices = largest_positive(torch.addmm(bias, x, W.T), k)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import evenly, loops_for, parallel, sure_loops
 from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.memory import recycled
 
@@ -38,8 +38,7 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, estimate: Tensor, active: Tensor) -> Tensor:
         ctx.save_for_backward(target, estimate, active)
-        loops, energy = loops_for(target), target.new_empty(len(target))
-        assert loops is not None
+        loops, energy = sure_loops(target), target.new_empty(len(target))
         before = [t.detach().numpy() for t in (target, estimate, active)]
         parallel(evenly(len(target), 64), lambda a, b: loops.squared_distance(*before, a, b, energy.numpy()))
         return energy.sum()
@@ -48,8 +47,7 @@ class _SquaredError(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         target, estimate, active = ctx.saved_tensors
-        loops, out = loops_for(target), recycled(tuple(target.shape), target.dtype)
-        assert loops is not None
+        loops, out = sure_loops(target), recycled(tuple(target.shape), target.dtype)
         before = [t.detach().numpy() for t in (target, estimate, active)]
         scale = before[0].dtype.type(2 * float(grad))
         parallel(evenly(len(out), 64), lambda a, b: loops.scaled_difference(*before, scale, a, b, out.numpy()))

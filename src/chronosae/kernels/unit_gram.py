@@ -5,7 +5,6 @@ Relative to their norms, energy and gradient are off by what rounding to 8 bits 
 Shapes: F rows, D width.
 """
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.compiled import bits, evenly, parallel, sure_loops
 from chronosae.kernels.memory import recycled
-from chronosae.kernels.mixed import bits, pays
+from chronosae.kernels.mixed import pays
 from chronosae.kernels.slots import Pull, combine, decode_gradients
 
 # Rows whose squares are added up in float32: as many whatever the number of threads, and so the sums are too.
@@ -43,7 +42,7 @@ class UnitGram(NamedTuple):
 
 def unit_gram(W: Float[Tensor, "f d"]) -> tuple[UnitGram, Float[Tensor, ""]]:
     """The Gram matrix of W's rows brought to norm 1, and `||D^T D||_F^2`; no gradient, float32 on the CPU."""
-    loops, W = _loops(W), W.detach().contiguous()
+    loops, W = sure_loops(W), W.detach().contiguous()
     rows, norms = recycled(tuple(W.shape), torch.bfloat16), W.new_empty(len(W))
     width, bounds = W.shape[1], [*range(0, len(W), PART), len(W)]
     squares = W.new_empty(len(bounds) - 1, width)
@@ -77,7 +76,8 @@ class _UnitGramEnergy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         W, *found = ctx.saved_tensors
         W, out, pull = W.contiguous(), recycled(tuple(W.shape), W.dtype), UnitGram(*found).pull(grad).arrays()
-        parallel(evenly(len(W), 64), lambda a, b: _loops(W).tangent_rows(W.numpy(), *pull, a, b, out.numpy()))
+        loops = sure_loops(W)
+        parallel(evenly(len(W), 64), lambda a, b: loops.tangent_rows(W.numpy(), *pull, a, b, out.numpy()))
         return out
 
 
@@ -114,9 +114,3 @@ class _DecodeWithEnergy(torch.autograd.Function):
         slopes = W.new_zeros(len(indices), W.shape[1]) if grad is None else grad.contiguous()
         pull = None if grad_energy is None else UnitGram(*found).pull(grad_energy)
         return None, *decode_gradients(indices, values.detach(), W.detach(), slopes, pull), slopes.sum(0)
-
-
-def _loops(like: Tensor) -> SimpleNamespace:
-    loops = loops_for(like)
-    assert loops is not None
-    return loops

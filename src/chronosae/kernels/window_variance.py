@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import loops_for, parallel
+from chronosae.kernels.compiled import loops_for, parallel, sure_loops
 from chronosae.kernels.slots import by_feature
 
 
@@ -58,8 +58,7 @@ class _WindowVariance(torch.autograd.Function):
         eps: float,
         by_persistence: bool,
     ) -> Tensor:
-        loops, z = loops_for(values), values.detach().contiguous()
-        assert loops is not None
+        loops, z = sure_loops(values), values.detach().contiguous()
         slots = by_feature(features.view(-1, 1), z.view(-1, 1), d_sae)
         errors, grad = np.empty(d_sae), torch.zeros_like(z)
         spans = windows.enter.numpy(), windows.leave.numpy()
