@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge, markdown
+from chronosae.planted.mechanisms import ARMS, CLAIMS, Claim, arms_of, judge, markdown
 from chronosae.planted.study import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -107,11 +107,20 @@ def test_small_runs_show_masks_that_find_planted_positions() -> None:
     assert mass["positional importance"] > mass["positional topk"]
 
 
+def test_another_seed_may_miss_a_bound_by_what_seeds_scatter_and_no_more() -> None:
+    claim, seen = Claim("a gain", "f1", "feature", "topk", least=0.03), [0.037, 0.044, 0.048, 0.052, 0.057]
+    assert claim.holds_again(0.08, seen)  # within bounds, however far
+    assert claim.holds_again(0.029, seen)
+    assert not claim.holds_again(0.0, seen)
+    assert not claim.holds_again(0.029, [0.0371, 0.0372, 0.0373, 0.0374, 0.0375])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("mechanism", list(CLAIMS))
 def test_every_claim_that_held_holds_again_at_full_size(mechanism: str, committed: dict) -> None:
     scores = train(arms_of(mechanism), seeds=1, steps=committed["steps"], lr=Recipe().lr)
-    held = {claim["claim"] for claim in committed["claims"][mechanism] if claim["holds"]}
-    for claim in judge(scores)[mechanism]:
-        assert claim["holds"] or claim["claim"] not in held, claim
+    for claim, again, seen in zip(
+        CLAIMS[mechanism], judge(scores)[mechanism], committed["claims"][mechanism], strict=True
+    ):
+        assert claim.holds_again(again["values"][0], seen["values"]), again
