@@ -20,8 +20,6 @@ from chronosae.kernels.low_precision import CHUNK, product_bits
 from chronosae.kernels.rounded import TINY, Rounded, rounded_inputs, rounded_weights, summing_error
 from chronosae.kernels.select import group_count, largest_positive
 
-# More than `select` makes: entries of a group that may matter are computed one by one.
-GROUPS = 1024
 # Beyond this no bound is sure to be finite.
 SANE = 1e15
 
@@ -72,7 +70,7 @@ def choose_exactly(
     """From a product in bfloat16; float32 on the CPU."""
     n, lags = len(x), len(back.lags)
     out = Choice(torch.zeros(n, k, dtype=torch.int64), x.new_zeros(n, k), x.new_zeros(n, k, lags))
-    groups = min(len(W), max(group_count(k, len(W)), GROUPS))
+    groups = group_count(k, len(W))
     nowhere = Gate(x.new_zeros(0, len(W)), torch.zeros(0, dtype=torch.int64))
     largest = [_by_group(loops, t, groups) for t in (back.taps, (gate or nowhere).weights)]
     task = _Task(loops, x, W, bias, back, gate or nowhere, k, out, torch.zeros(n, dtype=torch.bool), *largest)

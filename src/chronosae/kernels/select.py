@@ -3,6 +3,8 @@
 Shapes: F d_sae.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -51,5 +53,10 @@ def at_slots(
 
 
 def group_count(k: int, d_sae: int) -> int:
-    """Groups whose maxima bound the k-th largest: enough that the largest k rarely share one."""
-    return min(d_sae, max(128, 1 << (8 * k - 1).bit_length()))
+    """Groups whose maxima bound the k-th largest, at least k of them.
+
+    All maxima are looked at, and the `d_sae / groups` entries of little more than k groups: least work in all at
+    `sqrt(k d_sae)` groups. With few, the largest k share groups and the bound is worse.
+    """
+    groups = max(128, 4 * k, math.isqrt(k * d_sae))
+    return min(d_sae, -(-groups // 64) * 64)

@@ -8,7 +8,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import dot, float_of, key32, kth_largest, loop, summing, value32
+from chronosae.kernels.loops.bits import dot, float_of, full_width, key32, kth_largest, loop, summing, value32
 from chronosae.kernels.loops.select import ROUNDED, exact_dots, keep_largest, likely_first, still_possible
 
 # Relative error of the few float32 operations on each term.
@@ -43,6 +43,7 @@ def _earlier_part(bits, row, taps, tap, y, start, n):
 @no_type_check
 def _own_and_four_earlier_parts(bits, own, a, b, c, d, taps, tap, F, bias, start, n, y):
     """Five rows in one pass; the taps of the four lags are F places apart."""
+    full_width()
     tap_b, tap_c, tap_d = tap + F, tap + F + F, tap + F + F + F
     for i in range(n):
         earlier = taps[tap + i] * _float(bits, a + i) + taps[tap_b + i] * _float(bits, b + i)
@@ -81,6 +82,7 @@ def _own_part_weighed(bits, row, bias, start, n, gates, gate, y, maxima):
 @no_type_check
 def _approximate(bits, rows, bias, taps, gates, gate_row, groups, y, maxima):
     """What is compared, from rows of an approximate product (the token's own last, -1: none); largest by group."""
+    full_width()
     lags, F, width = taps.shape[0], np.uint64(y.shape[0]), np.uint64(groups)
     flat, flat_taps, flat_gates = bits.reshape(-1), taps.reshape(-1), gates.reshape(-1)
     fused = lags == 4 and rows.min() >= 0
@@ -114,6 +116,7 @@ def _approximate(bits, rows, bias, taps, gates, gate_row, groups, y, maxima):
 @no_type_check
 def _magnitude(bits, row, known):
     """Largest magnitude in a row; looked up in `known` (negative: not yet) or written there."""
+    full_width()
     if known[row] < 0:
         flat, F, most = bits.reshape(-1), np.uint64(bits.shape[1]), np.zeros(1, bits.dtype)
         rest, start = bits.dtype.type(2 ** (8 * bits.itemsize - 1) - 1), np.uint64(row) * np.uint64(bits.shape[1])
@@ -159,8 +162,11 @@ def _those_above(y, maxima, error, share, least, found, upper):
     F, groups, n = y.shape[0], maxima.shape[0], 0
     for j in range(groups):
         if maxima[j] + share * abs(maxima[j]) + error[j] >= least:
+            # Below what solves the same for y, by more than rounding; an entry too many costs time alone.
+            cut = least - error[j]
+            cut -= np.float32(1.1) * share * abs(cut) + FEW * (abs(least) + error[j])
             for f in range(j, F, groups):
-                if y[f] + share * abs(y[f]) + error[j] >= least:
+                if y[f] >= cut:
                     if n == found.shape[0]:
                         return -1
                     found[n], upper[n] = f, y[f]
@@ -202,6 +208,7 @@ def _four_lags(x, W, t, found, first, last, bias, taps, a, b, c, d, pre, product
 
     The last of an odd number is computed twice: another loop might sum in another order.
     """
+    full_width()
     # Unsigned places in flat tables: a view of every row would cost time.
     D, flat, rows = np.uint64(x.shape[1]), x.reshape(-1), W.reshape(-1)
     T, A, B, C, E = np.uint64(t) * D, np.uint64(a) * D, np.uint64(b) * D, np.uint64(c) * D, np.uint64(d) * D
@@ -236,6 +243,7 @@ def _four_lags(x, W, t, found, first, last, bias, taps, a, b, c, d, pre, product
 @no_type_check
 def exact_entries(x, W, t, found, first, last, bias, taps, sources, pre, products):
     """Pre-activations of candidates `first:last` of token t; in `products` what each earlier token's own would be."""
+    full_width()
     lags = taps.shape[0]
     if lags == 4:
         a, b, c, d = sources[0, t], sources[1, t], sources[2, t], sources[3, t]
@@ -254,6 +262,7 @@ def exact_entries(x, W, t, found, first, last, bias, taps, sources, pre, product
 @no_type_check
 def _exact(x, W, t, found, first, last, bias, taps, sources, gates, gate_row, pre, weighed, products):
     """Candidates `first:last`: pre-activations, what is compared, and what the earlier tokens' own would be."""
+    full_width()
     exact_entries(x, W, t, found, first, last, bias, taps, sources, pre, products)
     for q in range(first, last):
         weighed[q] = pre[q]
@@ -294,6 +303,7 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
     gate: weights [P, F] (P = 0: no gates), rows [N], largest by group [P, G].
     out: indices, values (pre-activations, not weighed), those of earlier tokens [N, k, L], `undecided`.
     """
+    full_width()
     bits, magnitude = approx
     x, x_norms, x_errors = inputs
     W, W_norms, W_errors, worst = weights
@@ -356,6 +366,7 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
 @no_type_check
 def scan_in_context(tokens, x, W, bias, back, gate, k, first, last, out):
     """The same by computing every exact pre-activation."""
+    full_width()
     taps, sources, _ = back
     gates, gate_rows, _ = gate
     F = W.shape[0]

@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import summing
+from chronosae.kernels.loops.bits import full_width, summing
 
 # Of x at a time: 2,048 tokens of them fit in the cache of a core.
 COLUMNS = 128
@@ -14,6 +14,7 @@ COLUMNS = 128
 @no_type_check
 def _add_rows(x, terms, coefficients, n, total):
     """`total += sum coefficients x[terms]`, four rows a pass."""
+    full_width()
     width, q = x.shape[1], 0
     while q + 3 < n:
         a, b, c, d = coefficients[q], coefficients[q + 1], coefficients[q + 2], coefficients[q + 3]
@@ -61,6 +62,7 @@ def spread_over_lags(start, place, slots, grad, lagged, taps, sources, first, la
 @no_type_check
 def add_terms(start, ends, terms, coefficients, x, stride, first, last, out):
     """`out[f] = sum coefficients x[terms]` over the feature's terms; a block of columns of x stays in cache."""
+    full_width()
     # Unsigned places in the flat table: to make a view of every row would cost more than to add it.
     D, flat, width = np.uint64(x.shape[1]), x.reshape(-1), np.uint64(COLUMNS)
     left = np.uint64(0)
@@ -98,6 +100,7 @@ def add_terms(start, ends, terms, coefficients, x, stride, first, last, out):
 @no_type_check
 def combine_in_context(indices, values, W, taps, sources, lags, first, last, out):
     """`out[u] = sum over slots of u, and over those of later tokens that look back at u, of value (tap) W[index]`."""
+    full_width()
     slots, n = indices.shape[1], indices.shape[0]
     terms, coefficients = np.empty(slots * (1 + len(lags)), np.int64), np.empty(slots * (1 + len(lags)), W.dtype)
     for u in range(first, last):

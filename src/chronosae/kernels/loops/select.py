@@ -9,7 +9,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import dot, key32, kth_largest, loop, summing, value16, value32
+from chronosae.kernels.loops.bits import dot, full_width, key32, kth_largest, loop, summing, value16, value32
 
 # Relative error of rounding to bfloat16 (8 significant bits), towards the rounded value or from it.
 ROUNDED = np.float32(2.0**-8 * 1.01)
@@ -157,6 +157,7 @@ def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias
     worst: the largest of W_norms and of W_errors.
     out: indices, values and `undecided`: True where there are too many candidates, or none can be trusted.
     """
+    full_width()
     indices, values, undecided = out
     rounding = ROUNDED if approx.itemsize == 2 else np.float32(0)
     room = 4 * k + 128
@@ -209,6 +210,7 @@ def _bounds(row, x_error, x_norm, W_norms, W_errors, rounding, found, lower, upp
 @no_type_check
 def exact_dots(x, t, W, bias, found, first, last, exact):
     """Pre-activations of one token: inner products four at a time, each summed in the order of `dot`."""
+    full_width()
     # Unsigned places in flat tables: a view of every row would cost time.
     D, flat, rows, q = np.uint64(x.shape[1]), x.reshape(-1), W.reshape(-1), first
     T = np.uint64(t) * D
@@ -235,6 +237,7 @@ def exact_dots(x, t, W, bias, found, first, last, exact):
 @no_type_check
 def scan(rows, x, W, bias, k, first, last, out):
     """The same by computing every exact pre-activation: for the tokens that `choose` leaves undecided."""
+    full_width()
     indices, values, undecided = out
     n = W.shape[0]
     every, exact, keys, kept = np.arange(n), np.empty(n, np.float32), np.empty(n, np.int32), np.empty(k, np.int64)

@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import dot, loop, summing, value16, value32
+from chronosae.kernels.loops.bits import dot, full_width, loop, summing, value16, value32
 from chronosae.kernels.loops.select import ROUNDED, above, group_maxima, sort_small
 
 
@@ -25,6 +25,7 @@ def lower_bounds(approx, rows, x_norms, x_errors, worst, first, last, maxima, bo
 @no_type_check
 def collect(approx, rows, x, x_norms, x_errors, W, worst, bias, least, maxima, first, last, found, exact, counts):
     """Exact entries of all that may be `least` or more, indices ascending; a count of -1 where there is no room."""
+    full_width()
     rounding = ROUNDED if approx.itemsize == 2 else np.float32(0)
     for r in range(first, last):
         t = rows[r]

@@ -4,13 +4,14 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import bits_of, dot, float_of, loop, summing
+from chronosae.kernels.loops.bits import bits_of, dot, float_of, full_width, loop, summing
 
 
 @summing
 @no_type_check
 def gradient_energy(grad, weights, on_sphere, first, last, energy, along):
     """Squared norm of each row's gradient; on the sphere, of what is at right angles to the row, and the other part."""
+    full_width()
     for r in range(first, last):
         energy[r], along[r] = dot(grad[r], grad[r]), grad.dtype.type(0)
         if on_sphere:
