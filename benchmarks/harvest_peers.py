@@ -18,18 +18,16 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from peers import HERE, PEERS, Worker, environment, python_of, ratio_and_spread, require_peers, versions
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-HERE = Path(__file__).parent
-PEERS = HERE.parent / ".peers" / "bin" / "python"
 SIZE: dict[str, Any] = {
     "layer": 2,
     "layers": 6,
@@ -45,56 +43,28 @@ BARS = {"chronosae": 1.3, "chronosae_bfloat16": 2.0}
 PARTIES = "chronosae", "chronosae_bfloat16", "saelens", "saelens_hf", "saelens_bfloat16"
 
 
-class Worker:
-    """A library's process."""
-
-    def __init__(self, name: str, python: Path | str, size: dict[str, Any], threads: int) -> None:
-        environment = dict(
-            os.environ,
-            HF_HUB_OFFLINE="1",
-            WANDB_MODE="disabled",
-            TOKENIZERS_PARALLELISM="false",
-            OMP_NUM_THREADS=str(threads),
-        )
-        command = [str(python), str(HERE / "harvest_peers_worker.py"), name, json.dumps(size)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        self.name = name
-
-    def rate(self, cpu: bool) -> float:
-        """Tokens a second of one turn, as the process itself measures them: by the clock, or of CPU."""
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None
-        try:
-            print(file=stdin, flush=True)
-            tokens, *seconds = stdout.readline().split()
-            return int(tokens) / float(seconds[cpu])
-        except (IndexError, ValueError, BrokenPipeError):
-            raise SystemExit(f"{self.name} failed:\n{_last_lines(self.process.stderr)}") from None
-
-    def close(self) -> None:
-        """Let the process end."""
-        self.process.communicate()
+def rate(worker: Worker, cpu: bool) -> float:
+    """Tokens a second of one turn, as the process itself measures them: by the clock, or of CPU."""
+    tokens, *seconds = worker.ask()
+    return tokens / seconds[cpu]
 
 
 def measure(size: dict[str, Any], pythons: dict[str, Path | str], options: argparse.Namespace) -> dict[str, Any]:
     """Turns of all libraries, and the ratios of ours to each."""
-    workers = [Worker(name, python, size, options.threads) for name, python in pythons.items()]
+    told, variables = json.dumps(size), environment(options.threads)
+    workers = [
+        Worker(n, [python, HERE / "harvest_peers_worker.py", n, told], variables) for n, python in pythons.items()
+    ]
     try:
         for worker in workers:  # the first turn fills shuffle windows and buffers
-            worker.rate(options.cpu)
-        rounds = [{worker.name: worker.rate(options.cpu) for worker in workers} for _ in range(options.repeats)]
+            worker.ask()
+        rounds = [{worker.name: rate(worker, options.cpu) for worker in workers} for _ in range(options.repeats)]
     finally:
         for worker in workers:
             worker.close()
     result: dict[str, Any] = {"tokens_per_s": {name: round(_median(rounds, name)) for name in pythons}}
     for ours in BARS:
-        ratios = {peer: sorted(r[ours] / r[peer] for r in rounds) for peer in pythons if peer not in BARS}
-        result[ours] = {
-            "ratio": {peer: round(statistics.median(found), 3) for peer, found in ratios.items()},
-            "spread": {peer: [round(found[0], 3), round(found[-1], 3)] for peer, found in ratios.items()},
-        }
+        result[ours] = ratio_and_spread({p: [r[ours] / r[p] for r in rounds] for p in pythons if p not in BARS})
     return result
 
 
@@ -107,14 +77,13 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="compare seconds of CPU instead of the clock's")
     parser.add_argument("--nnsight", metavar="PYTHON", help="a Python with dictionary-learning and nnsight before 0.4")
     options = parser.parse_args()
-    if not PEERS.is_file():
-        raise SystemExit("the other libraries are not installed; run: make peers")
-    pythons: dict[str, Path | str] = {name: sys.executable if name in BARS else PEERS for name in PARTIES}
+    require_peers()
+    pythons: dict[str, Path | str] = {name: python_of(name in BARS) for name in PARTIES}
     buffer = options.nnsight or PEERS
-    versions = _versions(PEERS, "sae-lens", "transformer-lens", "transformers", "torch")
-    if nnsight := _versions(buffer, "nnsight").get("nnsight"):
+    known = versions(PEERS, "sae-lens", "transformer-lens", "transformers", "torch")
+    if nnsight := versions(buffer, "nnsight").get("nnsight"):
         pythons["dictionary_learning"] = buffer
-        versions |= {"nnsight": nnsight} | _versions(buffer, "dictionary-learning")
+        known |= {"nnsight": nnsight} | versions(buffer, "dictionary-learning")
     with tempfile.TemporaryDirectory() as folder:
         size = SIZE | {"corpus": str(write_corpus(Path(folder) / "corpus.txt")), "model": str(Path(folder) / "lm")}
         write_model(Path(size["model"]), Path(size["corpus"]), SIZE)
@@ -122,7 +91,7 @@ def main() -> None:
     result["ratio"] = result["chronosae"]["ratio"]
     result |= {"bar_over_saelens": BARS, "size": SIZE, "repeats": options.repeats, "threads": options.threads}
     result["ok"] = all(result[ours]["ratio"]["saelens"] >= bar for ours, bar in BARS.items())
-    result["peers"] = versions
+    result["peers"] = known
     result["left_out"] = {} if nnsight else {"dictionary_learning": "its buffer needs nnsight<0.4, which isn't there"}
     result["torch"] = torch.__version__
     result["measured"] = "seconds of CPU" if options.cpu else "seconds"
@@ -180,19 +149,6 @@ def write_model(folder: Path, corpus: Path, size: dict[str, Any]) -> None:
 
 def _median(rounds: list[dict[str, float]], name: str) -> float:
     return statistics.median(r[name] for r in rounds)
-
-
-def _versions(python: Path | str, *names: str) -> dict[str, str]:
-    code = (
-        "import importlib.metadata as m, json;"
-        f"there = {{d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}};"
-        f"print(json.dumps({{n: there[n] for n in {names!r} if n in there}}))"
-    )
-    return json.loads(subprocess.check_output([str(python), "-c", code], text=True))
-
-
-def _last_lines(stream: IO[str] | None) -> str:
-    return "" if stream is None else "\n".join(stream.read().splitlines()[-8:])
 
 
 if __name__ == "__main__":

@@ -13,15 +13,12 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from peers import HERE, PEERS, Worker, environment, python_of, ratio_and_spread, require_peers, versions
 
-HERE = Path(__file__).parent
-PEERS = HERE.parent / ".peers" / "bin" / "python"
 LARGE = {"d_in": 768, "d_sae": 12_288, "k": 32, "tokens": 2_048}
 SMALL = {"d_in": 256, "d_sae": 4_096, "k": 32, "tokens": 4_096}
 CASES: dict[str, dict[str, Any]] = {
@@ -41,50 +38,27 @@ WARMUP = 2
 LIBRARIES = "chronosae", "sparsify", "saelens", "dictionary_learning", "dense"
 
 
-class Worker:
+def start(name: str, size: dict[str, Any], threads: int) -> Worker:
     """A library's process."""
-
-    def __init__(self, name: str, size: dict[str, Any], threads: int) -> None:
-        ours = name in ("chronosae", "dense")
-        environment = dict(os.environ, HF_HUB_OFFLINE="1", WANDB_MODE="disabled", OMP_NUM_THREADS=str(threads))
-        if name == "dense":
-            environment["CHRONOSAE_KERNELS"] = "torch"
-        command = [sys.executable if ours else str(PEERS), str(HERE / "train_step_worker.py"), name, json.dumps(size)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        self.name = name
-
-    def step(self, cpu: bool) -> float:
-        """Seconds of one step, as the process itself measures them: by the clock, or of CPU."""
-        stdin, stdout = self.process.stdin, self.process.stdout
-        assert stdin is not None and stdout is not None
-        try:
-            print(file=stdin, flush=True)
-            return float(stdout.readline().split()[cpu])
-        except (IndexError, ValueError, BrokenPipeError):
-            raise SystemExit(f"{self.name} failed:\n{_last_lines(self.process.stderr)}") from None
-
-    def close(self) -> None:
-        """Let the process end."""
-        self.process.communicate()
+    ours = name in ("chronosae", "dense")
+    variables = environment(threads, **({"CHRONOSAE_KERNELS": "torch"} if name == "dense" else {}))
+    return Worker(name, [python_of(ours), HERE / "train_step_worker.py", name, json.dumps(size)], variables)
 
 
 def measure(size: dict[str, Any], repeats: int, threads: int, cpu: bool) -> dict[str, Any]:
     """Steps of all libraries in turns."""
-    workers = [Worker(name, size, threads) for name in LIBRARIES]
+    workers = [start(name, size, threads) for name in LIBRARIES]
     try:
         for _ in range(WARMUP):
             for worker in workers:
-                worker.step(cpu)
-        rounds = [{worker.name: worker.step(cpu) for worker in workers} for _ in range(repeats)]
+                worker.ask()
+        rounds = [{worker.name: worker.ask()[cpu] for worker in workers} for _ in range(repeats)]
     finally:
         for worker in workers:
             worker.close()
-    ratios = {w.name: sorted(r[w.name] / r["chronosae"] for r in rounds) for w in workers if w.name != "chronosae"}
+    peers = [w.name for w in workers if w.name != "chronosae"]
     return {
-        "ratio": {name: round(statistics.median(found), 3) for name, found in ratios.items()},
-        "spread": {name: [round(found[0], 3), round(found[-1], 3)] for name, found in ratios.items()},
+        **ratio_and_spread({name: [r[name] / r["chronosae"] for r in rounds] for name in peers}),
         "seconds": {w.name: round(statistics.median(r[w.name] for r in rounds), 4) for w in workers},
         "size": size,
     }
@@ -99,8 +73,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="compare seconds of CPU instead of the clock's")
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES))
     args = parser.parse_args()
-    if not PEERS.is_file():
-        raise SystemExit("the other libraries are not installed; run: make peers")
+    require_peers()
     cases = {}
     for name in args.only:
         cases[name] = case = measure(CASES[name], args.repeats, args.threads, args.cpu)
@@ -113,7 +86,7 @@ def main() -> None:
         "cases": cases,
         "repeats": args.repeats,
         "ok": all(case["ok"] for case in cases.values()),
-        "peers": _versions(),
+        "peers": versions(PEERS, "eai-sparsify", "sae-lens", "dictionary-learning", "torch"),
         "torch": torch.__version__,
         "threads": args.threads,
         "measured": "seconds of CPU" if args.cpu else "seconds",
@@ -122,16 +95,6 @@ def main() -> None:
     if args.json:
         print(json.dumps(result))
     sys.exit(0 if result["ok"] else 1)
-
-
-def _versions() -> dict[str, str]:
-    names = "eai-sparsify", "sae-lens", "dictionary-learning", "torch"
-    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names!r}}}))"
-    return json.loads(subprocess.check_output([PEERS, "-c", code], text=True))
-
-
-def _last_lines(stream: IO[str] | None) -> str:
-    return "" if stream is None else "\n".join(stream.read().splitlines()[-8:])
 
 
 if __name__ == "__main__":

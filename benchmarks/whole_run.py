@@ -28,9 +28,8 @@ from typing import Any
 
 import torch
 from harvest_peers import write_corpus, write_model
+from peers import HERE, PEERS, environment, ratio_and_spread, require_peers
 
-HERE = Path(__file__).parent
-PEERS = HERE.parent / ".peers" / "bin" / "python"
 SIZE: dict[str, Any] = {
     "layer": 2,
     "layers": 6,
@@ -53,21 +52,14 @@ def run(name: str, size: dict[str, Any], threads: int) -> dict[str, float]:
     """Seconds of one run: of the whole process, of the training loop in it, and of CPU."""
     out = Path(size["out"])
     shutil.rmtree(out, ignore_errors=True)
-    environment = dict(
-        os.environ,
-        HF_HUB_OFFLINE="1",
-        WANDB_MODE="disabled",
-        TOKENIZERS_PARALLELISM="false",
-        HF_HOME=str(out.with_name("hub")),
-        OMP_NUM_THREADS=str(threads),
-    )
+    variables = environment(threads, HF_HOME=str(out.with_name("hub")))
     if name == "chronosae":
         config = write_config(size)
         command = [sys.executable, "-m", "chronosae.cli", "run", str(config), "--out-dir", str(out)]
     else:
         command = [str(PEERS), str(HERE / "whole_run_worker.py"), name, json.dumps(size)]
     start, start_cpu = time.perf_counter(), _children_cpu()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     seconds, cpu = time.perf_counter() - start, _children_cpu() - start_cpu
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
@@ -109,14 +101,9 @@ def write_config(size: dict[str, Any]) -> Path:
 
 def compare(rounds: list[Times], key: str) -> dict[str, Any]:
     """Ratios to ours and their spread, by `seconds`, `training` or `cpu`."""
-    ratios = {
-        name: sorted(times[name][key] / times["chronosae"][key] for times in rounds)
-        for name in rounds[0]
-        if name != "chronosae"
-    }
+    peers = [name for name in rounds[0] if name != "chronosae"]
     return {
-        "ratio": {name: round(statistics.median(found), 3) for name, found in ratios.items()},
-        "spread": {name: [round(found[0], 3), round(found[-1], 3)] for name, found in ratios.items()},
+        **ratio_and_spread({name: [times[name][key] / times["chronosae"][key] for times in rounds] for name in peers}),
         "median": {name: round(statistics.median(times[name][key] for times in rounds), 2) for name in rounds[0]},
     }
 
@@ -131,8 +118,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=131_072, help="each run trains on")
     parser.add_argument("--only", nargs="+", choices=LIBRARIES[1:], default=list(LIBRARIES[1:]), help="peers")
     options = parser.parse_args()
-    if not PEERS.is_file():
-        raise SystemExit("the other libraries are not installed; run: make peers")
+    require_peers()
     names = ["chronosae", *options.only]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
