@@ -43,3 +43,37 @@ def test_a_gradient_is_kept_by_its_parameter_without_a_copy_and_never_overwritte
     before, W.grad = kept.clone(), None
     sparse_decode(indices, 3 * values, W).sum().backward()
     assert torch.equal(kept, before) and W.grad is not None and W.grad.data_ptr() != kept.data_ptr()
+
+
+def test_what_has_no_memory_of_its_size_takes_somewhat_larger_and_the_closest() -> None:
+    # Sizes that no other test leaves behind.
+    size = 2**26
+    tensors = [recycled((size + i,), torch.uint8) for i in (2**20, 2**22)]
+    nearer, farther = (t.data_ptr() for t in tensors)
+    del tensors
+    first, second = recycled((size,), torch.uint8), recycled((size,), torch.uint8)
+    assert (first.data_ptr(), second.data_ptr()) == (nearer, farther)
+    first.fill_(1)
+    second.fill_(2)
+    assert first.shape == (size,) and int(first.max()) == 1
+    del first
+    assert recycled((size // memory.ROOMY - 2**20,), torch.uint8).data_ptr() != nearer, "too large to be lent for this"
+
+
+def test_a_larger_block_takes_the_place_of_idle_ones_that_it_can_serve_for(monkeypatch) -> None:
+    monkeypatch.setattr(memory, "_idle", type(memory._idle)())
+    for size in range(LEAST_BYTES, 2 * LEAST_BYTES, LEAST_BYTES // 8):
+        recycled((size,), torch.uint8)
+    assert [block.nbytes for block in memory._idle.values()] == [15 * LEAST_BYTES // 8]
+
+
+def test_memory_doesnt_grow_from_step_to_step_whatever_the_sizes(monkeypatch) -> None:
+    monkeypatch.setattr(memory, "_idle", type(memory._idle)())
+    generator, held = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        sizes = torch.randint(LEAST_BYTES, 6 * LEAST_BYTES, (4,), generator=generator).tolist()
+        kept = [recycled((size,), torch.uint8) for size in sizes[:2]]
+        passing = [recycled((size,), torch.uint8) for size in sizes[2:]]
+        del kept, passing
+        held.append(sum(block.nbytes for block in memory._idle.values()))
+    assert max(held) <= 8 * 6 * LEAST_BYTES and max(held[100:]) <= max(held[:100])

@@ -18,6 +18,8 @@ from chronosae.kernels import (
     count_active,
     encode_topk,
     encode_topk_dense,
+    error_of_largest,
+    error_of_largest_dense,
     gradient_energy,
     largest_positive,
     largest_positive_dense,
@@ -65,6 +67,31 @@ def test_ties_go_to_the_first_and_odd_values_stay_visible(row: list, k: int, ind
     torch.testing.assert_close(found, torch.tensor([values]), rtol=0, atol=0, equal_nan=True)
     kept = torch.zeros_like(pre[0]).index_add(0, where[0], found[0])
     torch.testing.assert_close(rectify_largest(pre, k)[0], kept, rtol=0, atol=0, equal_nan=True)
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40), st.sampled_from([torch.float32, torch.float64]))
+def test_what_the_largest_leave_of_a_vector_equals_dense_arithmetic(n: int, m: int, k: int, dtype: torch.dtype) -> None:
+    target, beside = random(n, 5, dtype=dtype), random(n, 5, seed=1, dtype=dtype)
+    # Rounded, so that some are equal.
+    pre = (3 * random(n, m, seed=2, dtype=dtype)).round().requires_grad_()
+    rows, active = random(m, 5, seed=3, dtype=dtype).requires_grad_(), random(n, seed=k) > -0.5
+    target[~active], beside[~active] = INF, NAN
+
+    def gradients(error: Callable[..., Tensor]) -> tuple:
+        value = error(target, pre, k, rows, active, beside)
+        return value, *torch.autograd.grad(value / 7, [pre, rows])
+
+    for fast, slow in zip(gradients(error_of_largest), gradients(error_of_largest_dense), strict=True):
+        torch.testing.assert_close(fast, slow)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (3, 4, 4), (2, 5, 1)])
+def test_gradcheck_of_what_the_largest_leave(n: int, m: int, k: int) -> None:
+    target, beside, active = random(n, 3), random(n, 3, seed=1), torch.arange(n) != 1
+    pre, rows = random(n, m, seed=2).requires_grad_(), random(m, 3, seed=3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p, r: error_of_largest(target, p, k, r, active, beside), (pre, rows))
+    assert torch.autograd.gradcheck(lambda r: error_of_largest(target, pre.detach(), k, r, active, beside), (rows,))
+    assert torch.autograd.gradcheck(lambda p: error_of_largest(target, p, k, rows.detach(), active, beside), (pre,))
 
 
 @given(st.integers(1, 6), st.integers(1, 7), st.integers(1, 5), st.integers(1, 7), st.booleans(), st.integers(0, 99))

@@ -71,7 +71,7 @@ class LinearEncoder(NamedTuple):
         slots = values.shape[1]
         values, indices = values.view(*shape, slots), indices.view(*shape, slots)
         codes = SparseCodes(self.evidence.at_slots(values, indices), scale, indices, self.W_enc.shape[1])
-        return Deferred(self, None if known is None else known.view(*shape, known.shape[1])), codes
+        return Deferred(self, known), codes
 
 
 class Deferred:
@@ -79,10 +79,10 @@ class Deferred:
 
     Arguments:
         encoder: what makes them.
-        known: `h W_enc` of `encoder.wanted`, at hand already.
+        known: `h W_enc` of `encoder.wanted`, at hand already, one row a token.
     """
 
-    def __init__(self, encoder: LinearEncoder, known: Float[Tensor, "*tokens m"] | None) -> None:
+    def __init__(self, encoder: LinearEncoder, known: Float[Tensor, "n m"] | None) -> None:
         self.encoder, self.known = encoder, known
 
     @cached_property
@@ -91,8 +91,13 @@ class Deferred:
         return self.encoder.evidence.of_all(self.encoder.inputs.h @ self.encoder.W_enc)
 
     def of(self, features: Int[Tensor, " m"]) -> Float[Tensor, "*tokens m"]:
-        """Those of some features."""
-        wanted, s = self.encoder.wanted, self.known
-        if s is None or wanted is None or not torch.equal(features, wanted):
-            s = self.encoder.inputs.h @ self.encoder.W_enc[:, features]
-        return self.encoder.evidence.of_some(s, features)
+        """Those of some features. What is at hand is given away the first time: it may be as large as the codes."""
+        encoder, s = self.encoder, self.known
+        if s is None or encoder.wanted is None or not torch.equal(features, encoder.wanted):
+            return encoder.evidence.of_some(encoder.inputs.h @ encoder.W_enc[:, features], features)
+        self.known, shape = None, (*encoder.inputs.tokens, len(features))
+        bias = encoder.evidence.b_enc[features]
+        if encoder.evidence.plain and s.dtype == bias.dtype:
+            # Nobody else has it, and no gradient needs it.
+            return s.add_(bias).view(shape)
+        return encoder.evidence.of_some(s.view(shape), features)

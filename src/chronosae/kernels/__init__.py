@@ -17,7 +17,7 @@ from chronosae.kernels.mixed_taps import Taps, mix_taps
 from chronosae.kernels.moments import count_regressors
 from chronosae.kernels.noise import add_normal
 from chronosae.kernels.prediction import EntryKeys, Predictor, absent, firing_energy, lagged_logits
-from chronosae.kernels.rectify import rectify_largest, rectify_largest_dense
+from chronosae.kernels.rectify import error_of_largest, error_of_largest_dense, rectify_largest, rectify_largest_dense
 from chronosae.kernels.rows import sigmoid, some_entries, some_rows
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
 from chronosae.kernels.slots import count_active
@@ -86,6 +86,8 @@ __all__ = [
     "encode_topk_dense",
     "encode_topk_in_context",
     "encode_topk_in_context_dense",
+    "error_of_largest",
+    "error_of_largest_dense",
     "firing_energy",
     "gather_history",
     "gradient_energy",

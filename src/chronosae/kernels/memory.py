@@ -1,7 +1,8 @@
 """Large tensors that come back: memory is kept when the last tensor in it is gone, and lent to the next of its size.
 
 A step needs a few tensors of tens of megabytes, gradients among them. Fresh ones cost a page fault for every 4 kB: the
-faults of a batch's pre-activations take longer than computing them.
+faults of a batch's pre-activations take longer than computing them. A tensor that finds nothing of its size takes
+memory that is somewhat larger: what differs from step to step would else leave blocks behind that nothing fits.
 """
 
 import math
@@ -11,6 +12,7 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 # Idle memory kept at most; what is idle longest goes first.
@@ -19,6 +21,8 @@ IDLE_LIMIT_BYTES = 2**29
 LEAST_BYTES = 2**20
 # A cache line. numpy's own blocks lie 16 bytes into one, where matrix products in bfloat16 take twice as long.
 LINE = 64
+# A tensor takes idle memory of up to so many times its size: more than what stands ready for it would be missing soon.
+ROOMY = 2
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64, torch.int16: np.int16}
 
@@ -38,10 +42,18 @@ def recycled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     known = _NUMPY.get(dtype)
     # The tensor's storage holds this view; with the storage goes the view, and the block is free again. The tensor must
     # not be a view itself, or autograd would not add to it in place.
-    view = block[:] if known is None else block.view(known).reshape(shape)
+    used = block[:size]
+    view = used if known is None else used.view(known).reshape(shape)
     weakref.finalize(view, _give_back, block).atexit = False
     tensor = torch.from_numpy(view)
     return tensor if known is not None else tensor.view(dtype).view(shape)
+
+
+@torch.no_grad()
+def recycled_product(a: Float[Tensor, "n d"], b: Float[Tensor, "d m"], scale: float = 1.0) -> Float[Tensor, "n m"]:
+    """`scale a b` on the CPU in such memory, without gradient."""
+    out = recycled((a.shape[0], b.shape[1]), a.dtype)
+    return torch.addmm(out, a, b, beta=0, alpha=scale, out=out)
 
 
 def _aligned(size: int) -> np.ndarray:
@@ -52,9 +64,14 @@ def _aligned(size: int) -> np.ndarray:
 
 def _take(size: int) -> np.ndarray | None:
     with _lock:
-        for number, block in reversed(_idle.items()):
-            if block.nbytes == size:
-                return _idle.pop(number)
+        fit = [(block.nbytes, -i, number) for i, (number, block) in enumerate(_idle.items()) if block.nbytes >= size]
+        # The smallest; of equal ones the latest, which may still be in cache.
+        nbytes, _, number = min(fit, default=(math.inf, 0, 0))
+        if nbytes <= ROOMY * size:
+            return _idle.pop(number)
+        # A block is made that serves for those a little smaller too.
+        for number in [number for number, block in _idle.items() if block.nbytes < size <= ROOMY * block.nbytes]:
+            _idle.pop(number)
     return None
 
 

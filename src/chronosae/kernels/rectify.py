@@ -1,44 +1,92 @@
-"""Rectification that keeps the k largest of a row, in place: for a k that is a good part of the row.
+"""Sums over the k largest of a row where k is a good part of the row: dense products, in little memory.
 
-Shapes: N tokens, M features.
+Shapes: N tokens, M features, D d_in.
 """
 
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel, sure_loops
-from chronosae.kernels.memory import recycled
+from chronosae.kernels.compiled import evenly, loops_for, parallel
+from chronosae.kernels.memory import recycled, recycled_product
 from chronosae.kernels.select import largest_positive_dense
+from chronosae.kernels.squared_error import squared_error
+
+
+def error_of_largest(
+    target: Float[Tensor, "n d"],
+    pre: Float[Tensor, "n m"],
+    k: int,
+    rows: Float[Tensor, "m d"],
+    active: Bool[Tensor, " n"],
+    beside: Float[Tensor, "n d"],
+) -> Float[Tensor, ""]:
+    """`sum_t ||target_t - beside_t - sum_i pre[t, i] rows[i]||^2`, i over the k largest positive entries of a token.
+
+    Over active tokens; the others don't matter. Gradients to `pre`, where it is among the largest, and to `rows` alone.
+    """
+    target, beside = target.detach(), beside.detach()
+    if loops_for(target, beside, pre, rows) is None:
+        return error_of_largest_dense(target, pre, k, rows, active, beside)
+    return _ErrorOfLargest.apply(target, pre, k, rows, active, beside)  # pyright: ignore[reportReturnType]
+
+
+def error_of_largest_dense(
+    target: Float[Tensor, "n d"],
+    pre: Float[Tensor, "n m"],
+    k: int,
+    rows: Float[Tensor, "m d"],
+    active: Bool[Tensor, " n"],
+    beside: Float[Tensor, "n d"],
+) -> Float[Tensor, ""]:
+    """The reference of `error_of_largest`."""
+    return squared_error((target - beside).detach(), rectify_largest_dense(pre, k) @ rows, active)
 
 
 def rectify_largest(pre: Float[Tensor, "n m"], k: int) -> Float[Tensor, "n m"]:
-    """`pre` where it is among the k largest positive entries of its row, else zero. Gradient where it is kept."""
-    if loops_for(pre) is None or pre.dtype != torch.float32:
+    """`pre` where it is among the k largest positive entries of its row, else zero. No gradient."""
+    pre = pre.detach().contiguous()
+    loops = loops_for(pre)
+    if loops is None or pre.dtype != torch.float32:
         return rectify_largest_dense(pre, k)
-    return _RectifyLargest.apply(pre.contiguous(), k)  # pyright: ignore[reportReturnType]
+    out = recycled(tuple(pre.shape), pre.dtype)
+    parallel(evenly(len(pre), 16), lambda a, b: loops.rectify_largest(pre.numpy(), k, a, b, out.numpy()))
+    return out
 
 
 def rectify_largest_dense(pre: Float[Tensor, "n m"], k: int) -> Float[Tensor, "n m"]:
-    """The reference of `rectify_largest`."""
+    """The reference of `rectify_largest`, with gradient where an entry is kept."""
     values, indices = largest_positive_dense(pre, min(k, pre.shape[1]))
     kept = torch.zeros_like(pre, dtype=torch.int64).scatter_add(-1, indices, (values != 0).long())
     return torch.where(kept > 0, pre, 0)
 
 
-class _RectifyLargest(torch.autograd.Function):
+class _ErrorOfLargest(torch.autograd.Function):
+    """At most two tensors of N x M at once, and one of N x D: the gradient of the sum is what is left, times a number
+    that the products take in.
+    """
+
     @staticmethod
-    def forward(ctx: Any, pre: Tensor, k: int) -> Tensor:
-        loops, out = sure_loops(pre), recycled(tuple(pre.shape), pre.dtype)
-        parallel(evenly(len(pre), 16), lambda a, b: loops.rectify_largest(pre.detach().numpy(), k, a, b, out.numpy()))
-        ctx.save_for_backward(out)
-        return out
+    def forward(ctx: Any, target: Tensor, pre: Tensor, k: int, rows: Tensor, active: Tensor, beside: Tensor) -> Tensor:
+        kept, beyond = rectify_largest(pre, k), recycled(tuple(target.shape), target.dtype)
+        torch.sub(beside, target, out=beyond).addmm_(kept, rows.detach())
+        if not bool(active.all()):
+            beyond.masked_fill_(~active.unsqueeze(1), 0)
+        ctx.save_for_backward(kept, rows, beyond)
+        return torch.linalg.vector_norm(beyond, dim=1).square_().sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (kept,) = ctx.saved_tensors
-        return torch.mul(grad, kept != 0, out=recycled(tuple(grad.shape), grad.dtype)), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        kept, rows, beyond = ctx.saved_tensors
+        scale, grad_pre, grad_rows = 2 * float(grad), None, None
+        if ctx.needs_input_grad[3]:
+            grad_rows = recycled_product(kept.T, beyond, scale)
+        if ctx.needs_input_grad[1]:
+            grad_pre = recycled_product(beyond, rows.T, scale)
+            # In place: zero where nothing was kept. What was kept is positive, or NaN.
+            torch.ops.aten.threshold_backward.grad_input(grad_pre, kept, 0, grad_input=grad_pre)
+        return None, grad_pre, None, grad_rows, None, None

@@ -29,7 +29,7 @@ class _SomeRows(torch.autograd.Function):
     def forward(ctx: Any, W: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.shape = tuple(W.shape)
-        return W.index_select(0, rows)
+        return gathered(W.detach(), rows)
 
     @staticmethod
     @once_differentiable
@@ -37,6 +37,12 @@ class _SomeRows(torch.autograd.Function):
         (rows,) = ctx.saved_tensors
         sparse = torch.sparse_coo_tensor(rows.unsqueeze(0), grad, ctx.shape, is_coalesced=True, check_invariants=False)
         return sparse, None
+
+
+@torch.no_grad()
+def gathered(W: Float[Tensor, "f d"], rows: Int[Tensor, " m"]) -> Float[Tensor, "m d"]:
+    """`W[rows]` of weights on the CPU, without gradient, in memory that is used again."""
+    return torch.index_select(W, 0, rows, out=recycled((len(rows), W.shape[1]), W.dtype))
 
 
 def some_entries(W: Float[Tensor, "p f"], rows: Int[Tensor, "*#n"], columns: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:

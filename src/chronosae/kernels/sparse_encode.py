@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from chronosae.kernels.compiled import loops_for, sure_loops
 from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays, topk_of_product
-from chronosae.kernels.memory import recycled
+from chronosae.kernels.memory import recycled_product
+from chronosae.kernels.rows import gathered
 from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
 from chronosae.kernels.slots import by_feature, combine, weighted_rows
 from chronosae.kernels.threshold import above_threshold
@@ -134,8 +135,7 @@ class _Chosen(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if wanted is None or not len(wanted):
             return values.view_as(values), None if wanted is None else h.new_zeros(len(h), 0)
-        known = recycled((len(h), len(wanted)), h.dtype)
-        return values.view_as(values), torch.mm(h, W[wanted].T, out=known)
+        return values.view_as(values), recycled_product(h, gathered(W, wanted).T)
 
     @staticmethod
     @once_differentiable
@@ -145,7 +145,7 @@ class _Chosen(torch.autograd.Function):
         grad_W, grad_bias = weighted_rows(by_feature(indices, values, len(W)), grad, h)
         grad_x = combine(indices, torch.where(values != 0, grad, 0), W) if ctx.needs_input_grad[0] else None
         if grad_known is not None and len(wanted):
-            grad_W[wanted] += grad_known.T @ h
+            grad_W.index_add_(0, wanted, recycled_product(grad_known.T, h))
             if grad_x is not None:
                 grad_x += grad_known @ W[wanted]
         grad_centre = None

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from chronosae.autoencoders import Pass
-from chronosae.kernels import rectify_largest, some_rows, sparse_decode
+from chronosae.kernels import error_of_largest, some_rows, sparse_decode
 from chronosae.objectives.reconstruction import mean_squared_error
 
 # Where at least one dead feature in so many takes part at a token, a dense product is faster than sums over slots.
@@ -26,9 +26,11 @@ def auxk_error(
         return None
     pre = step.pre_of(candidates).flatten(0, -2)
     if len(candidates) <= DENSE_RATIO * k_aux:
-        estimate = rectify_largest(pre, k_aux) @ some_rows(W_dec, candidates)
+        target, recon, mask = step.target.flatten(0, -2), step.recon.flatten(0, -2), step.mask.flatten()
+        energy = error_of_largest(target, pre, k_aux, some_rows(W_dec, candidates), mask, recon)
+        error = energy / mask.sum().clamp_min(1)
     else:
         values, local = torch.relu(pre).topk(k_aux, dim=-1, sorted=False)
         estimate = sparse_decode(candidates[local], values, W_dec)
-    error = mean_squared_error((step.target - step.recon).detach(), estimate.view(step.target.shape), step.mask)
+        error = mean_squared_error((step.target - step.recon).detach(), estimate.view(step.target.shape), step.mask)
     return error * min(len(candidates) / k_aux, 1.0)
