@@ -74,6 +74,8 @@ class Trainee:
     def step(self, batch: SequenceBatch) -> None:
         """One optimiser step; on a NaN or Inf the weights stay as they were and the trainee stops."""
         device_type = batch.acts.device.type
+        # First of all: the forward pass works in the memory of the last step's gradients.
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device_type, torch.bfloat16, enabled=self.cfg.autocast):
             draws, dead = Draws(self.seed, self.step_number), self.dead.dead()
             wanted = dead.nonzero().squeeze(1) if any(term.kind == "auxk" for term in self.sae.cfg.terms) else None
@@ -82,7 +84,6 @@ class Trainee:
             )
         context = StepContext(self.sae, forward, dead, draws, self.trackers, self.step_number / self.steps)
         loss = self._loss(context)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = self.update.measure()
         if not torch.isfinite(loss + grad_norm):
