@@ -18,7 +18,7 @@ from chronosae.kernels.gpu import gpu_kernels
 from chronosae.kernels.low_precision import LEAST_TOKENS, low_precision_pays
 from chronosae.kernels.memory import recycled
 from chronosae.kernels.select import largest_positive_dense
-from chronosae.kernels.slots import by_feature
+from chronosae.kernels.slots import by_feature, weighted_rows
 
 Chosen = tuple[Float[Tensor, "n k"], Int[Tensor, "n k"], Float[Tensor, "n m"] | None]
 
@@ -142,6 +142,9 @@ def _weight_gradients(
 ) -> tuple[Float[Tensor, "f d"], Float[Tensor, " f"], Float[Tensor, " f"], Float[Tensor, "l f"]]:
     """Gradients of W, bias and taps, and with what weight in all rows of h enter each feature."""
     loops, slots, lags = sure_loops(h), by_feature(chosen.indices, chosen.values, d_sae), len(back.lags)
+    if not lags:
+        rows, total = weighted_rows(slots, grad, h)
+        return rows, total, total.clone(), h.new_zeros(0, d_sae)
     sums, out, n = h.new_empty(d_sae, lags + 2), recycled((d_sae, h.shape[1]), h.dtype), (lags + 1) * len(slots.place)
     # Numbers of tokens fit in 32 bits, and what is read once for every term should be small.
     terms, coefficients, ends = np.empty(n, np.int32), h.new_empty(n).numpy(), np.empty(d_sae, np.int64)
