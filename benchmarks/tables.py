@@ -1,30 +1,45 @@
-"""Tables of docs/roofline.md, from the results files.
+"""Tables of docs/roofline.md and docs/performance.md, from the results files.
 
-python benchmarks/tables.py    writes them into the page, each after the comment that names it
+python benchmarks/tables.py    writes them into the pages, each after the comment that names it
 """
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from performance_tables import measured, performance_tables
+
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "roofline.md"
 AXES = {"d_sae": "TopK, d_sae", "k": "TopK, k", "tokens": "TopK, tokens in a batch", "context": "chrono, context"}
 
 
 def main() -> None:
     """Command line."""
-    page = PAGE.read_text(encoding="utf-8")
-    for name, lines in tables().items():
+    for name, text in pages(_result).items():
+        (ROOT / "docs" / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def pages(read: Callable[[str], dict[str, Any]]) -> dict[str, str]:
+    """The pages as they should be, by name; `read` gives a benchmark's result."""
+    old = {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("roofline", "performance")}
+    roofline = {"parts": _parts(read("roofline")), "scaling": _scaling(read("scaling"))}
+    performance = filled(old["performance"], performance_tables(read))
+    for name, cell in measured(read).items():
+        row = rf"(?m)^(\| .*`python benchmarks/{name}\.py --json`.*\| )[^|]+ \|$"
+        performance, found = re.subn(row, lambda at, cell=cell: f"{at[1]}{cell} |", performance)
+        assert found == 1, f"{found} rows for the benchmark {name}"
+    return {"roofline": filled(old["roofline"], roofline), "performance": performance}
+
+
+def filled(page: str, tables: dict[str, list[str]]) -> str:
+    """The page with each table between the comment that names it and the next that ends one."""
+    for name, lines in tables.items():
         table = f"<!-- {name} -->\n\n" + "\n".join(lines) + "\n\n<!-- end -->"
-        page = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _, table=table: table, page, flags=re.S)
-    PAGE.write_text(page, encoding="utf-8")
-
-
-def tables() -> dict[str, list[str]]:
-    """Lines of Markdown, by the table's name."""
-    return {"parts": _parts(_result("roofline")), "scaling": _scaling(_result("scaling"))}
+        page, found = re.subn(rf"<!-- {name} -->.*?<!-- end -->", lambda _, table=table: table, page, flags=re.S)
+        assert found == 1, f"{found} places for the table {name}"
+    return page
 
 
 def _result(name: str) -> dict[str, Any]:
