@@ -74,14 +74,15 @@ def test_a_corpus_of_masked_tokens_alone_ends_in_an_error():
         measure(Fixed(torch.ones(1, 3, 2), torch.zeros(1, 3, dtype=torch.bool)), "dataset", 1)
 
 
-def test_measuring_leaves_the_training_stream_where_it_is(tiny, run_config):
+def test_measuring_leaves_the_training_stream_at_its_beginning(tiny, run_config):
     cfg = run_config()
-    stream, fresh = open_stream(cfg, tiny), open_stream(cfg, tiny)
-    measured = measure_normalisation(cfg, tiny)
+    fresh = open_stream(cfg, tiny)
+    measured, stream = measure_normalisation(cfg, tiny)
     assert set(measured) == set(cfg.subject.sites)
     assert all(each.n_tokens >= 200 for each in measured.values())
     site = cfg.subject.sites[0]
-    assert torch.equal(stream.next()[site].acts, fresh.next()[site].acts)
+    for _ in range(2 + 200 // 64):
+        assert torch.equal(stream.next()[site].acts, fresh.next()[site].acts)
 
 
 def test_a_cache_gives_the_same_factor_as_the_live_stream_up_to_rounding_and_sampling(shared, tmp_path):
@@ -100,5 +101,5 @@ def test_a_cache_gives_the_same_factor_as_the_live_stream_up_to_rounding_and_sam
     )
     subject = Subject.load(cfg.subject)
     live = cfg.model_copy(update={"activations": cfg.activations.model_copy(update={"store": "stream"})})
-    cached = measure_normalisation(cfg, subject, tmp_path / "cache")[site]
-    assert cached.factor == pytest.approx(measure_normalisation(live, subject)[site].factor, rel=0.02)
+    cached = measure_normalisation(cfg, subject, tmp_path / "cache")[0][site]
+    assert cached.factor == pytest.approx(measure_normalisation(live, subject)[0][site].factor, rel=0.02)

@@ -6,6 +6,7 @@ from chronosae.activations.cache import CacheBuilder, cache_bytes
 from chronosae.activations.cached import CachedStream
 from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest
 from chronosae.activations.normalise import SiteScale, measure, unit_rms
+from chronosae.activations.rewind import Rewindable
 from chronosae.activations.sequences import Sequences, TokenBatch
 from chronosae.activations.shards import ShardFolder
 from chronosae.activations.store import (
@@ -26,6 +27,7 @@ __all__ = [
     "CachedStream",
     "Encoder",
     "LiveStream",
+    "Rewindable",
     "SequenceBatch",
     "Sequences",
     "ShardFolder",

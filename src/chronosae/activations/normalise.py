@@ -55,7 +55,7 @@ class _Sums:
 def measure(stream: ActivationStream, kind: Kind, n_tokens: int) -> dict[str, SiteScale]:
     """Scale and mean of every site over the first `n_tokens` unmasked tokens or a little more (whole batches).
 
-    The stream is used up as far as it is read: give it one of its own, never the training stream.
+    The stream is used up as far as it is read.
 
     Raises:
         UserError: the activations of a site are all zero, or not finite, or every token is masked.

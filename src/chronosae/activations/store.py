@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from chronosae.activations.ahead import Ahead
+from chronosae.activations.ahead import Ahead, Bookmarked
 from chronosae.activations.cache import CacheBuilder
 from chronosae.activations.cached import CachedStream
 from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest, require_finite
 from chronosae.activations.normalise import SiteScale, measure
+from chronosae.activations.rewind import Rewindable
 from chronosae.activations.sequences import Sequences, TokenBatch
 from chronosae.activations.shards import FORMAT, ShardFolder
 from chronosae.activations.tokenise import Encoder
@@ -49,12 +50,14 @@ def open_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None)
 
 
 @contextmanager
-def training_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> Iterator[ActivationStream]:
-    """`open_stream`, its batches made ahead where `cfg.activations.ahead` wants it, until the block ends.
+def training_stream(
+    cfg: RunConfig, subject: Subject, cache_dir: Path | None = None, opened: Bookmarked | None = None
+) -> Iterator[ActivationStream]:
+    """`open_stream` (or `opened`), its batches made ahead where `cfg.activations.ahead` wants it, until the block ends.
 
     In the block nothing else may use the subject.
     """
-    stream = open_stream(cfg, subject, cache_dir)
+    stream = open_stream(cfg, subject, cache_dir) if opened is None else opened
     if cfg.activations.ahead == "never" or (cfg.activations.ahead == "auto" and subject.device.type != "cuda"):
         yield stream
         return
@@ -64,10 +67,14 @@ def training_stream(cfg: RunConfig, subject: Subject, cache_dir: Path | None = N
         yield ahead
 
 
-def measure_normalisation(cfg: RunConfig, subject: Subject, cache_dir: Path | None = None) -> dict[str, SiteScale]:
-    """Scale and mean of every site, from the first tokens of a stream of its own: the training stream stays put."""
-    acts = cfg.activations
-    return measure(open_stream(cfg, subject, cache_dir), acts.normalise, acts.normalise_tokens)
+def measure_normalisation(
+    cfg: RunConfig, subject: Subject, cache_dir: Path | None = None
+) -> tuple[dict[str, SiteScale], Rewindable]:
+    """Scale and mean of every site, from the first tokens of the training stream; and the stream, at its beginning."""
+    acts, stream = cfg.activations, Rewindable(open_stream(cfg, subject, cache_dir))
+    measured = measure(stream, acts.normalise, acts.normalise_tokens)
+    stream.rewind()
+    return measured, stream
 
 
 def training_sequences(cfg: RunConfig, subject: Subject, *, for_cache: bool = False) -> Sequences:

@@ -1,6 +1,8 @@
 """Entry point: runs a command and turns what went wrong into one line."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,8 @@ from chronosae.config import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 (no usable result), 2 (bad input) or 130 (Ctrl-C)."""
+    # The process is about to end: looking for garbage in all that torch and transformers made takes it a second.
+    atexit.register(gc.freeze)
     try:
         result = cli.main(args=None if argv is None else list(argv), prog_name="chronosae", standalone_mode=False)
         return result if isinstance(result, int) else 0

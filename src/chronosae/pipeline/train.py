@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chronosae.activations import ActivationStream, measure_normalisation, training_stream
+from chronosae.activations import ActivationStream, Rewindable, measure_normalisation, training_stream
 from chronosae.autoencoders import Normalisation, build_from_spec
 from chronosae.config import RunConfig
 from chronosae.pipeline import folder as files
@@ -52,8 +52,8 @@ class TrainingStage:
         checkpoint = self.out_dir / files.CHECKPOINT
         start = load_checkpoint(checkpoint) if checkpoint.is_file() else None
         self._before = start["seconds"] if start else 0.0
-        self.trainees = self._make_trainees(start["trainer"]["trainees"] if start else None)
-        with training_stream(self.cfg, self.subject, cache_folder(self.cfg, self.out_dir)) as stream:
+        self.trainees, opened = self._make_trainees(start["trainer"]["trainees"] if start else None)
+        with training_stream(self.cfg, self.subject, cache_folder(self.cfg, self.out_dir), opened) as stream:
             trainer = self._train(stream, start)
             save_checkpoint(checkpoint, {"trainer": trainer.state_dict(), "seconds": self.seconds})
             self.epochs = stream.epochs
@@ -93,12 +93,16 @@ class TrainingStage:
                 log.close()
         return trainer
 
-    def _make_trainees(self, states: Mapping[str, Any] | None) -> list[Trainee]:
-        """Fresh ones, or (with `states`) ones at the scale they were trained at, to be filled from the checkpoint."""
-        measured = None
+    def _make_trainees(self, states: Mapping[str, Any] | None) -> tuple[list[Trainee], Rewindable | None]:
+        """Fresh ones, or (with `states`) ones at the scale they were trained at, to be filled from the checkpoint.
+
+        Fresh ones come with the training stream, whose first batches have been measured.
+        """
+        measured, stream = None, None
         if states is None:
             with self.reporter.phase("measuring the activations"):
-                measured = measure_normalisation(self.cfg, self.subject, cache_folder(self.cfg, self.out_dir))
+                folder = cache_folder(self.cfg, self.out_dir)
+                measured, stream = measure_normalisation(self.cfg, self.subject, folder)
         trainees = []
         for planned in self.plan.saes:
             if measured is not None:
@@ -120,4 +124,4 @@ class TrainingStage:
                     seed=planned.seed,
                 )
             )
-        return trainees
+        return trainees, stream
