@@ -33,7 +33,8 @@ lint: $(STAMP)
 
 # A broken promise is told and makes the command fail, but the others are still measured.
 bench: $(STAMP)
-	@failed=0; for name in harvest cache_read trainer_overhead temporal_tax temporal_extra memory streaming_latency; do \
+	@failed=0; for name in harvest cache_read trainer_overhead temporal_tax temporal_extra memory streaming_latency \
+	  roofline scaling; do \
 	  $(BIN)/python benchmarks/$$name.py || failed=1; done; \
 	if test -x .peers/bin/python; then for name in train_step harvest_peers whole_run; do \
 	  $(BIN)/python benchmarks/$$name.py || failed=1; done; fi; \

@@ -116,7 +116,7 @@ class Claim:
     relative: bool = False
     """The difference as a share of what `than` has."""
     on_average: bool = False
-    """The mean over seeds is judged: a control asks whether a gain is left, and single seeds scatter about none."""
+    """The mean over seeds is judged: where single seeds scatter as far as the bound is away, as a control's do."""
 
     def value(self, scores: Mapping[str, Mapping[str, float | None]]) -> float:
         """What is judged, from the scores of one seed."""
@@ -139,10 +139,12 @@ class Claim:
         return self.holds([value]) or abs(value - sum(seen) / len(seen)) <= far
 
 
-def _gains(text: str, arm: str, than: str, least: float, *, metric: Metric = "fve") -> list[Claim]:
+def _gains(
+    text: str, arm: str, than: str, least: float, *, metric: Metric = "fve", on_average: bool = False
+) -> list[Claim]:
     """A gain, and that it goes when tokens are shuffled over the whole data set."""
     return [
-        Claim(text, metric, arm, than, least=least),
+        Claim(text, metric, arm, than, least=least, on_average=on_average),
         Claim(
             f"{text}; gone when tokens are shuffled",
             metric,
@@ -157,7 +159,8 @@ def _gains(text: str, arm: str, than: str, least: float, *, metric: Metric = "fv
 CLAIMS: dict[str, list[Claim]] = {
     "multiscale": [
         *_gains("feature kernels gain FVE", "feature", "topk", 0.015),
-        *_gains("feature kernels gain support F1", "feature", "topk", 0.03, metric="f1"),
+        # Single seeds scatter around 0.045 by 0.01.
+        *_gains("feature kernels gain support F1", "feature", "topk", 0.03, metric="f1", on_average=True),
         *_gains("feature kernels gain more under noise", "feature, noise", "topk, noise", 0.03, metric="fve_corrupted"),
         *_gains("input mixing gains under noise", "input, noise", "topk, noise", 0.02, metric="fve_corrupted"),
         *_gains(
