@@ -44,5 +44,5 @@ def test_the_committed_results_hold_five_seeds_that_pass_every_bar():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_edges_and_chains_are_found_on_the_codes_of_a_trained_autoencoder():
-    # What is gained over surprise moves in steps of 1/64 and scatters by 0.04 from seed to seed: two say less than five.
+    # What is gained over surprise moves in steps of 1/64 and scatters by 0.04 between seeds: two say less than five.
     check([edge_study(seed) for seed in (0, 1)], gain=0.04)
