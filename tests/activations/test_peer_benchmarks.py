@@ -79,7 +79,7 @@ def test_the_exit_code_says_whether_the_bar_holds(scripts, monkeypatch, capsys, 
 
     monkeypatch.setattr(scripts.run, "run", run)
     monkeypatch.setattr(scripts.run, "write_model", lambda *_: None)
-    monkeypatch.setattr(scripts.run, "PEERS", Path(__file__))
+    monkeypatch.setattr(scripts.run, "require_peers", lambda: None)
     monkeypatch.setattr(scripts.run, "SIZE", SMALL)
     monkeypatch.setattr(sys, "argv", ["whole_run.py", "--json", "--tokens", "1000"])
     with pytest.raises(SystemExit) as ended:

@@ -64,7 +64,7 @@ LOST = [
 @pytest.mark.parametrize("lost", LOST, ids=lambda reply: f"{reply.status}-{reply.body}")
 def test_a_request_that_is_lost_is_tried_again(lost: Reply) -> None:
     with ChatServer(lambda _, number: lost if number < 2 else "hello") as server:
-        assert endpoint(server, timeout=0.5).ask(REQUEST) == Answer("hello", "stop", 100, 10)
+        assert endpoint(server, timeout=3.0).ask(REQUEST) == Answer("hello", "stop", 100, 10)
         assert len(server.requests) == 3 and server.requests[0] == REQUEST
         assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
 

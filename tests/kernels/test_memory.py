@@ -1,12 +1,18 @@
 """Memory that comes back is never shared by two living tensors."""
 
+import gc
+from collections import OrderedDict
+
+import pytest
 import torch
 
 from chronosae.kernels import memory
 from chronosae.kernels.memory import LEAST_BYTES, recycled
 
 
-def test_memory_returns_when_the_last_tensor_in_it_is_gone() -> None:
+def test_memory_returns_when_the_last_tensor_in_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()  # What other tests have left must not come back meanwhile.
+    monkeypatch.setattr(memory, "_idle", OrderedDict())
     first = recycled((LEAST_BYTES,), torch.uint8)
     place, view = first.data_ptr(), first.view(2, -1)[1]
     del first
