@@ -6,14 +6,14 @@ Importing this package is cheap: names resolve on first use, and torch is import
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from chronosae.version import __version__
+
 if TYPE_CHECKING:
     from chronosae.activations import SequenceBatch
     from chronosae.autoencoders import Autoencoder, Codes, build, load
     from chronosae.config import RunConfig, UserError, load_config
     from chronosae.pipeline import run
     from chronosae.subject import Subject
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Autoencoder",

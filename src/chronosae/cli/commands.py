@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chronosae import __version__
+from chronosae.version import __version__
 
 FOLDER = click.Path(path_type=Path)
 

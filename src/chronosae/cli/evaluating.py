@@ -8,7 +8,8 @@ from rich.console import Console
 from chronosae.cli.display import RichReporter, quiet_libraries
 from chronosae.cli.exit_codes import FAILED, USER_ERROR
 from chronosae.config.reference import entries
-from chronosae.evals.registry import find_evaluation
+from chronosae.config.registry import summary_of
+from chronosae.evals import EVALUATIONS
 from chronosae.pipeline.evaluate_run import Job, evaluate_run, plan_job
 from chronosae.pipeline.evaluations import parse_names
 
@@ -48,9 +49,9 @@ def _print_preflight(job: Job, console: Console) -> int:
 
 def print_options(name: str) -> None:
     """Every option of an evaluation with its type, default and meaning."""
-    evaluation = find_evaluation(name)
+    evaluation = EVALUATIONS.find(name)
     console = Console()
-    console.print(f"{evaluation.name}: {evaluation.summary}\n", soft_wrap=True, markup=False)
-    for entry in entries(evaluation.options, f"evals.{name}."):
+    console.print(f"{evaluation.name}: {summary_of(evaluation)}\n", soft_wrap=True, markup=False)
+    for entry in entries(evaluation, f"evals.{name}."):
         line = f"{entry.key}  ({entry.type}; default {entry.default})\n    {entry.doc}"
         console.print(line, soft_wrap=True, markup=False)

@@ -45,7 +45,7 @@ def parts_page() -> str:
     for registry in REGISTRIES:
         listed = kinds(registry)
         if listed:
-            blocks.append(f"## {registry.slot.capitalize()}")
+            blocks.append(f"## {registry.sort.capitalize()}")
         blocks += [block for kind, spec in listed.items() for block in _kind(kind, spec)]
     return "\n\n".join(blocks) + "\n"
 

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import chronosae
+from chronosae.version import __version__
 
 UNDEFINED = -1
 # Indentation makes Python write JSON some ten times slower.
@@ -68,7 +68,7 @@ class Provenance:
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
-    found = {"chronosae": chronosae.__version__, "python": platform.python_version()}
+    found = {"chronosae": __version__, "python": platform.python_version()}
     for package in ("torch", "transformers", "numpy"):
         try:
             found[package] = version(package)
@@ -107,7 +107,7 @@ def envelope(
         int(time.time() * 1000),
         {category: _with(undefined, flat) for category, flat in metrics.items()},
         [_with(undefined, row) for row in details],
-        f"chronosae {chronosae.__version__}",
+        f"chronosae {__version__}",
         "custom_sae",
         sae_name,
         None,

@@ -6,18 +6,17 @@ from typing import Any
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.evals.envelope import Provenance, envelope, write_envelope
-from chronosae.evals.evaluation import EvalOptions, Evaluation
+from chronosae.evals.evaluation import Evaluation
 from chronosae.evals.result import EvalResult
 from chronosae.evals.sae_config import sae_cfg_dict
 
 
 def result_envelope(
-    evaluation: Evaluation[Any],
+    evaluation: Evaluation,
     name: str,
     sae: Autoencoder,
     site: str,
     result: EvalResult,
-    options: EvalOptions,
     provenance: Provenance,
     eval_id: str | None = None,
 ) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def result_envelope(
         "data_sha256": result.data_sha256,
         "device": provenance.device,
         "wall_seconds": round(result.wall_seconds, 3),
-        "config": options.model_dump(mode="json"),
+        "config": evaluation.model_dump(mode="json"),
         "metrics": flat,
         "undefined": sorted(metric for metric, value in flat.items() if value is None),
         "flags": list(result.flags),
@@ -58,15 +57,14 @@ def result_envelope(
 
 def write_result(
     path: Path,
-    evaluation: Evaluation[Any],
+    evaluation: Evaluation,
     name: str,
     sae: Autoencoder,
     site: str,
     result: EvalResult,
-    options: EvalOptions,
     provenance: Provenance,
     eval_id: str | None = None,
 ) -> None:
     """Write `result_envelope`, by convention to `evals/<evaluation>/<name>_eval_results.json`."""
-    written = result_envelope(evaluation, name, sae, site, result, options, provenance, eval_id)
+    written = result_envelope(evaluation, name, sae, site, result, provenance, eval_id)
     write_envelope(written, path)

@@ -10,13 +10,13 @@ import torch
 import transformers
 from torch import Tensor
 
-import chronosae
 from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import UserError
 from chronosae.evals.acts_cache import ActivationCache, bytes_of
 from chronosae.evals.texts import TokenRows, token_rows
 from chronosae.subject import Subject
+from chronosae.version import __version__
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much is done, how much there is."""
@@ -114,7 +114,7 @@ class Workbench:
             "device": self.subject.device.type,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "chronosae": chronosae.__version__,
+            "chronosae": __version__,
         }
 
     def _batch(self, part: TokenRows, acts: Tensor) -> SequenceBatch:

@@ -7,11 +7,11 @@ from typing import Any
 
 from chronosae.autoencoders import load
 from chronosae.config import RunConfig, SubjectConfig, UserError, load_config
-from chronosae.evals import Provenance
+from chronosae.evals import Evaluation, Provenance
 from chronosae.evals.preflight import Missing
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate_core_of, provenance_of
-from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, require, run_evaluations
+from chronosae.pipeline.evaluations import by_site, choose, missing, require, run_evaluations
 from chronosae.pipeline.plan import PlannedSAE, planned_saes
 from chronosae.pipeline.prepare import register, resolve_subject
 from chronosae.pipeline.reporter import Reporter
@@ -30,7 +30,7 @@ class Job:
     info: SubjectInfo
     planned: dict[str, PlannedSAE]
     core: bool
-    chosen: list[Chosen]
+    chosen: list[Evaluation]
     lacking: dict[str, list[Missing]]
 
 

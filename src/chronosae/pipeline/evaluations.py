@@ -14,11 +14,9 @@ from typing import Any
 from chronosae import world
 from chronosae.autoencoders import Autoencoder
 from chronosae.config import RunConfig, UserError
-from chronosae.evals import Evaluation, Provenance, Workbench, write_result
+from chronosae.evals import EVALUATIONS, Evaluation, Provenance, Workbench, write_result
 from chronosae.evals.acts_cache import ActivationCache
-from chronosae.evals.evaluation import EvalOptions
 from chronosae.evals.preflight import Missing, Setting
-from chronosae.evals.registry import evaluation_names, find_evaluation, read_eval_options
 from chronosae.pipeline.reporter import Reporter
 from chronosae.pipeline.summary import Summary
 from chronosae.subject import Subject, SubjectInfo
@@ -27,20 +25,7 @@ LEAST_DISK = 2**30
 """Bytes that must be free: results and a first data set of activations."""
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """One evaluation and its validated options."""
-
-    evaluation: Evaluation[Any]
-    options: EvalOptions
-
-    @property
-    def name(self) -> str:
-        """Key in the configuration and in results."""
-        return self.evaluation.name
-
-
-def choose(cfg: RunConfig, names: Sequence[str] | None = None, said: Sequence[str] | None = None) -> list[Chosen]:
+def choose(cfg: RunConfig, names: Sequence[str] | None = None, said: Sequence[str] | None = None) -> list[Evaluation]:
     """The evaluations called `names` (absent: those that `cfg` asks for), with the options that `cfg` gives them.
 
     Arguments:
@@ -50,27 +35,27 @@ def choose(cfg: RunConfig, names: Sequence[str] | None = None, said: Sequence[st
     Raises:
         UserError: an unknown name, an unknown key or a bad value.
     """
-    given = {name: getattr(cfg.evals, name) for name in evaluation_names()}
+    given = {name: getattr(cfg.evals, name) for name in EVALUATIONS}
     if said is not None:
         given = {name: _own(name, options, said) for name, options in given.items()}
     wanted = [name for name, options in given.items() if options is not None] if names is None else list(names)
-    return [Chosen(find_evaluation(name), read_eval_options(name, given.get(name) or {})) for name in wanted]
+    return [EVALUATIONS.find(name).read(given.get(name) or {}) for name in wanted]
 
 
 def _own(name: str, options: Mapping[str, Any] | None, said: Sequence[str]) -> dict[str, Any] | None:
     if not options:
         return None if options is None else {}
-    theirs = {key for key in find_evaluation(name).outward if f"evals.{name}.{key}" not in said}
+    theirs = {key for key in EVALUATIONS.find(name).outward if f"evals.{name}.{key}" not in said}
     return {key: value for key, value in options.items() if key not in theirs}
 
 
 def missing(
-    chosen: Sequence[Chosen], cfg: RunConfig, info: SubjectInfo | None, folder: Path, d_sae: Mapping[str, int]
+    chosen: Sequence[Evaluation], cfg: RunConfig, info: SubjectInfo | None, folder: Path, d_sae: Mapping[str, int]
 ) -> dict[str, list[Missing]]:
     """Everything that is missing, by evaluation; nothing is computed. Evaluations that lack nothing aren't in it."""
     world.register_evaluation_data()
     setting = Setting(cfg.subject.model, info, cfg.subject.device, dict(d_sae))
-    found = {one.name: one.evaluation.preflight(one.options, setting) for one in chosen}
+    found = {one.name: one.preflight(setting) for one in chosen}
     free = shutil.disk_usage(next(p for p in (folder, *folder.resolve().parents) if p.exists())).free
     if chosen and free < LEAST_DISK:
         disk = Missing("disk", f"{free / 1e9:.1f} GB are free under {folder}", "free some, or use another folder")
@@ -124,7 +109,7 @@ class Site:
 
 
 def run_evaluations(
-    chosen: Sequence[Chosen],
+    chosen: Sequence[Evaluation],
     cfg: RunConfig,
     subject: Subject,
     sites: Sequence[Site],
@@ -163,7 +148,7 @@ def run_evaluations(
 
 
 def _evaluate(
-    one: Chosen,
+    one: Evaluation,
     cfg: RunConfig,
     subject: Subject,
     site: Site,
@@ -187,7 +172,7 @@ def _evaluate(
                 progress=progress,
                 keep=home,
             )
-            found = one.evaluation.run(one.options, bench, site.saes)
+            found = one.run(bench, site.saes)
     except Exception as error:
         # Hours of training and the other evaluations must not be lost to whatever went wrong here.
         said = str(error)
@@ -204,7 +189,7 @@ def _evaluate(
     found = {name: result if result.wall_seconds else result.after(seconds) for name, result in found.items()}
     for name, result in found.items():
         sae, origin = site.saes[name], provenance(name)
-        write_result(place / _file(name), one.evaluation, name, sae, site.name, result, one.options, origin, eval_id)
+        write_result(place / _file(name), one, name, sae, site.name, result, origin, eval_id)
     summary.keep(one.name, found)
     return None
 
@@ -215,7 +200,7 @@ def _file(name: str) -> str:
 
 def all_names() -> list[str]:
     """Every evaluation, core included."""
-    return ["core", *evaluation_names()]
+    return ["core", *EVALUATIONS]
 
 
 def parse_names(text: str) -> tuple[list[str], bool]:

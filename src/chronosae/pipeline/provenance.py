@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-import chronosae
+from chronosae.version import __version__
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pydantic")
 
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
-    found = {"chronosae": chronosae.__version__, "python": platform.python_version()}
+    found = {"chronosae": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         found[package] = importlib.metadata.version(package)
     return found

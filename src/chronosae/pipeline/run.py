@@ -7,10 +7,10 @@ from typing import Any
 from chronosae.activations import heldout_tokens
 from chronosae.autoencoders import Autoencoder, save, save_trackers
 from chronosae.config import RunConfig, UserError, config_sha256, load_config, to_yaml
-from chronosae.evals import CoreResult
+from chronosae.evals import CoreResult, Evaluation
 from chronosae.pipeline import folder as files
 from chronosae.pipeline.evaluate import evaluate, provenance_of, text_name
-from chronosae.pipeline.evaluations import Chosen, by_site, choose, missing, missing_lines, require, run_evaluations
+from chronosae.pipeline.evaluations import by_site, choose, missing, missing_lines, require, run_evaluations
 from chronosae.pipeline.interrupt import Interrupted, resume_command
 from chronosae.pipeline.plan import Plan
 from chronosae.pipeline.prepare import Prepared, prepare
@@ -69,7 +69,7 @@ def run(
     return _Run(prepared, subject, chosen, out_dir, reporter, continuing).execute()
 
 
-def _prepare(cfg: RunConfig, chosen: Sequence[Chosen], out_dir: Path) -> Prepared:
+def _prepare(cfg: RunConfig, chosen: Sequence[Evaluation], out_dir: Path) -> Prepared:
     """`prepare`, whose refusal also tells what the evaluations would lack: everything missing, at once."""
     try:
         return prepare(cfg)
@@ -101,7 +101,7 @@ class _Run:
         self,
         prepared: Prepared,
         subject: Subject,
-        chosen: Sequence[Chosen],
+        chosen: Sequence[Evaluation],
         out_dir: Path,
         reporter: Reporter,
         continuing: bool,

@@ -3,6 +3,4 @@
 from chronosae.evals.absorption.evaluation import AbsorptionEvaluation
 from chronosae.evals.absorption.options import AbsorptionOptions
 
-EVALUATION = AbsorptionEvaluation()
-
-__all__ = ["EVALUATION", "AbsorptionEvaluation", "AbsorptionOptions"]
+__all__ = ["AbsorptionEvaluation", "AbsorptionOptions"]

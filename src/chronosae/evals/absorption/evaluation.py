@@ -26,38 +26,38 @@ from chronosae.evals.absorption.scoring import (
 )
 from chronosae.evals.absorption.words import KEY, NAME, VOCABULARY, Words, choose_words
 from chronosae.evals.data.words import WORDS, first_letter
-from chronosae.evals.evaluation import Evaluation
+from chronosae.evals.evaluation import EVALUATIONS, Evaluation
 from chronosae.evals.preflight import Missing, Setting
 from chronosae.evals.result import EvalResult
 from chronosae.evals.texts import TokenRows
 from chronosae.evals.workbench import Workbench
 
 
-class AbsorptionEvaluation(Evaluation[AbsorptionOptions]):
-    """Does a feature that stands for a first letter go silent where a more specific feature fires?"""
+@EVALUATIONS.add
+class AbsorptionEvaluation(AbsorptionOptions, Evaluation):
+    """First-letter features that go silent where a more specific feature carries the letter.
+
+    Does a feature that stands for a first letter go silent where a more specific feature fires?
+    """
 
     name = NAME
     eval_type_id = "absorption_first_letter"
-    summary = "first-letter features that go silent where a more specific feature carries the letter"
-    options = AbsorptionOptions
     undefined = -1
 
-    def preflight(self, options: AbsorptionOptions, setting: Setting) -> list[Missing]:
-        missing = None if options.data == VOCABULARY else WORDS.missing(options.data, KEY)
+    def preflight(self, setting: Setting) -> list[Missing]:
+        missing = None if self.data == VOCABULARY else WORDS.missing(self.data, KEY)
         return [] if missing is None else [missing]
 
-    def run(
-        self, options: AbsorptionOptions, bench: Workbench, saes: Mapping[str, Autoencoder]
-    ) -> dict[str, EvalResult]:
+    def run(self, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
         started = time.perf_counter()
-        words = choose_words(options, bench)
-        asked = Asked(options, bench, words)
-        report = Report(options, bench, words.letters, asked.token_pos, asked.sha256())
-        report.asked(ask(bench, asked.rows["test"], words.test, words.letters, options))
+        words = choose_words(self, bench)
+        asked = Asked(self, bench, words)
+        report = Report(self, bench, words.letters, asked.token_pos, asked.sha256())
+        report.asked(ask(bench, asked.rows["test"], words.test, words.letters, self))
         found = {name: report.empty() for name in saes}
         if not report.failed:
             read = asked.read(saes)
-            known = know(read, len(words.letters), options, _generator(bench, options, "probe"))
+            known = know(read, len(words.letters), self, _generator(bench, self, "probe"))
             report.probed(known, words.absent, shared_units(read))
             for done, (name, sae) in enumerate(saes.items()):
                 bench.progress("absorption: sparse probes", done, len(saes))

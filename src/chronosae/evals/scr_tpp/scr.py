@@ -8,7 +8,7 @@ from pydantic import Field
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.evals.data import LABELLED
-from chronosae.evals.evaluation import Evaluation
+from chronosae.evals.evaluation import EVALUATIONS, Evaluation
 from chronosae.evals.preflight import Missing, Setting
 from chronosae.evals.result import EvalResult
 from chronosae.evals.scr_tpp.effects import effects_either_way
@@ -36,29 +36,31 @@ class ScrOptions(AblationOptions):
     sets. The first training text names the values of both labels that go together in the biased texts."""
 
 
-class ScrEvaluation(Evaluation[ScrOptions]):
-    """SAEBench's `scr`."""
+@EVALUATIONS.add
+class ScrEvaluation(ScrOptions, Evaluation):
+    """Spurious correlation removal: accuracy that zeroing a few features gives back to a biased probe.
+
+    SAEBench's `scr`.
+    """
 
     name = "scr"
     eval_type_id = "scr"
-    summary = "Spurious correlation removal: accuracy that zeroing a few features gives back to a biased probe."
-    options = ScrOptions
 
-    def preflight(self, options: ScrOptions, setting: Setting) -> list[Missing]:
-        return missing_data(options.data, "evals.scr.data", unfit_for_scr)
+    def preflight(self, setting: Setting) -> list[Missing]:
+        return missing_data(self.data, "evals.scr.data", unfit_for_scr)
 
-    def run(self, options: ScrOptions, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
-        sets = [self._measure(name, options, bench, saes) for name in options.data]
-        return {name: _result(options, bench, sets, name, sae) for name, sae in saes.items()}
+    def run(self, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
+        sets = [self._measure(name, bench, saes) for name in self.data]
+        return {name: _result(self, bench, sets, name, sae) for name, sae in saes.items()}
 
-    def _measure(self, name: str, options: ScrOptions, bench: Workbench, saes: Mapping[str, Autoencoder]) -> Measured:
+    def _measure(self, name: str, bench: Workbench, saes: Mapping[str, Autoencoder]) -> Measured:
         train, test = (LABELLED.read(name, part, "evals.scr.data") for part in ("train", "test"))
         positives = (train.labels[0], train.second[0] if train.second else "")
         label = LABELLED.label(name)
         train_g, test_g = (bench.generator("scr", label, part) for part in ("train", "test"))
-        train_tasks = crossed_and_biased(train, positives, options.train_size, train_g)
-        test_tasks = crossed_and_biased(test, positives, options.test_size, test_g)
-        return measure("scr", bench, options, saes, train_tasks, test_tasks, effects_either_way)
+        train_tasks = crossed_and_biased(train, positives, self.train_size, train_g)
+        test_tasks = crossed_and_biased(test, positives, self.test_size, test_g)
+        return measure("scr", bench, self, saes, train_tasks, test_tasks, effects_either_way)
 
 
 def metric_names(n: int) -> list[str]:
@@ -107,6 +109,3 @@ def _accuracies(data: Measured, name: str) -> dict[str, Any]:
         tasks.names[asked]: {"unbiased_probe": float(clean[asked]), "biased_probe": biased[asked]}
         for asked in (FIRST, SECOND)
     }
-
-
-EVALUATION = ScrEvaluation()

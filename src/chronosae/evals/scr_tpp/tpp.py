@@ -8,7 +8,7 @@ from pydantic import Field
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.evals.data import LABELLED
-from chronosae.evals.evaluation import Evaluation
+from chronosae.evals.evaluation import EVALUATIONS, Evaluation
 from chronosae.evals.preflight import Missing, Setting
 from chronosae.evals.result import EvalResult
 from chronosae.evals.scr_tpp.effects import effects_for_class
@@ -35,29 +35,31 @@ class TppOptions(AblationOptions):
     """Texts with one label of two values or more: registered names, local files with `label`, hub sets."""
 
 
-class TppEvaluation(Evaluation[TppOptions]):
-    """SAEBench's `tpp`."""
+@EVALUATIONS.add
+class TppEvaluation(TppOptions, Evaluation):
+    """Targeted probe perturbation: what zeroing a class's features costs its own probe, and the others.
+
+    SAEBench's `tpp`.
+    """
 
     name = "tpp"
     eval_type_id = "tpp"
-    summary = "Targeted probe perturbation: what zeroing a class's features costs its own probe, and the others."
-    options = TppOptions
 
-    def preflight(self, options: TppOptions, setting: Setting) -> list[Missing]:
-        return missing_data(options.data, "evals.tpp.data")
+    def preflight(self, setting: Setting) -> list[Missing]:
+        return missing_data(self.data, "evals.tpp.data")
 
-    def run(self, options: TppOptions, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
-        sets = [self._measure(name, options, bench, saes) for name in options.data]
-        return {name: _result(options, bench, sets, name, sae) for name, sae in saes.items()}
+    def run(self, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
+        sets = [self._measure(name, bench, saes) for name in self.data]
+        return {name: _result(self, bench, sets, name, sae) for name, sae in saes.items()}
 
-    def _measure(self, name: str, options: TppOptions, bench: Workbench, saes: Mapping[str, Autoencoder]) -> Measured:
+    def _measure(self, name: str, bench: Workbench, saes: Mapping[str, Autoencoder]) -> Measured:
         train, test = (LABELLED.read(name, part, "evals.tpp.data") for part in ("train", "test"))
         classes = tuple(label for label in train.classes if label in test.classes)
         label = LABELLED.label(name)
         train_g, test_g = (bench.generator("tpp", label, part) for part in ("train", "test"))
-        train_tasks = one_vs_rest(train, classes, options.train_size, train_g)
-        test_tasks = one_vs_rest(test, classes, options.test_size, test_g)
-        return measure("tpp", bench, options, saes, train_tasks, test_tasks, effects_for_class)
+        train_tasks = one_vs_rest(train, classes, self.train_size, train_g)
+        test_tasks = one_vs_rest(test, classes, self.test_size, test_g)
+        return measure("tpp", bench, self, saes, train_tasks, test_tasks, effects_for_class)
 
 
 def metric_names(n: int) -> list[str]:
@@ -116,6 +118,3 @@ def _accuracies(data: Measured, name: str) -> dict[str, Any]:
     whole = torch.ones(1, len(data.tasks.texts), dtype=torch.float64)
     seeds = [accuracy(one.clean.T, data.tasks.positive, data.tasks.weight, whole)[0] for one in data.logits[name]]
     return dict(zip(data.tasks.names, torch.stack(seeds).mean(0).tolist(), strict=True))
-
-
-EVALUATION = TppEvaluation()

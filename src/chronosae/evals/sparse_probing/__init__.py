@@ -6,6 +6,4 @@ from chronosae.evals.sparse_probing.options import SparseProbingOptions
 
 register()
 
-EVALUATION = SparseProbing()
-
-__all__ = ["EVALUATION", "SparseProbing", "SparseProbingOptions"]
+__all__ = ["SparseProbing", "SparseProbingOptions"]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.evals.data import LABELLED
-from chronosae.evals.evaluation import Evaluation
+from chronosae.evals.evaluation import EVALUATIONS, Evaluation
 from chronosae.evals.pooling import RAW
 from chronosae.evals.preflight import Missing, Setting
 from chronosae.evals.result import EvalResult
@@ -22,31 +22,31 @@ from chronosae.evals.workbench import Workbench
 MOST_BYTES = 2 * 2**30
 
 
-class SparseProbing(Evaluation[SparseProbingOptions]):
-    """How well k features tell a text's class, beside k raw channels, all features and all channels."""
+@EVALUATIONS.add
+class SparseProbing(SparseProbingOptions, Evaluation):
+    """How well k features alone tell a text's class, beside raw activations.
+
+    How well k features tell a text's class, beside k raw channels, all features and all channels.
+    """
 
     name = NAME
     eval_type_id = "sparse_probing"
-    summary = "how well k features alone tell a text's class, beside raw activations"
-    options = SparseProbingOptions
 
-    def preflight(self, options: SparseProbingOptions, setting: Setting) -> list[Missing]:
+    def preflight(self, setting: Setting) -> list[Missing]:
         """Data sets that can't be opened."""
-        found = [LABELLED.missing(name, KEY) for name in dict.fromkeys(options.data)]
+        found = [LABELLED.missing(name, KEY) for name in dict.fromkeys(self.data)]
         return [missing for missing in found if missing is not None]
 
-    def run(
-        self, options: SparseProbingOptions, bench: Workbench, saes: Mapping[str, Autoencoder]
-    ) -> dict[str, EvalResult]:
+    def run(self, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
         """See `docs/evaluations/sparse-probing.md`."""
         sets, readers = [], {name: Reader() for name in [RAW, *saes]}
-        for name in dict.fromkeys(options.data):
-            data = read_set(name, options, bench)
+        for name in dict.fromkeys(self.data):
+            data = read_set(name, self, bench)
             sets.append(data)
-            for who, (scores, alive) in _read_by_all(data, options, bench, saes).items():
+            for who, (scores, alive) in _read_by_all(data, self, bench, saes).items():
                 readers[who].scores.append(scores)
                 readers[who].alive.append(alive)
-        return {name: result_of(name, options, bench, sets, readers[RAW], readers[name]) for name in saes}
+        return {name: result_of(name, self, bench, sets, readers[RAW], readers[name]) for name in saes}
 
 
 def _read_by_all(

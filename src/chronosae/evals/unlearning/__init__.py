@@ -6,6 +6,4 @@ from chronosae.evals.unlearning.options import UnlearningOptions
 
 register()
 
-EVALUATION = Unlearning()
-
-__all__ = ["EVALUATION", "Unlearning", "UnlearningOptions"]
+__all__ = ["Unlearning", "UnlearningOptions"]
