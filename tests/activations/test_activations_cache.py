@@ -17,14 +17,12 @@ from chronosae.activations import (
     CachedStream,
     build_cache,
     cache_bytes,
-    codec,
     open_stream,
-    rows,
     store,
 )
 from chronosae.activations import cache as cache_module
-from chronosae.activations import shards as shards_module
-from chronosae.activations.transfer import PinnedSlots
+from chronosae.activations import cached as cached_module
+from chronosae.activations.cached import PinnedSlots
 from chronosae.config import UserError
 
 DTYPES = ["float32", "bfloat16", "int8"]
@@ -78,10 +76,10 @@ def test_the_cache_equals_the_live_harvest_up_to_its_precision(tiny, cached, tmp
 )
 def test_a_stored_vector_comes_back_within_its_bound(vector, dtype):
     acts = torch.tensor(vector).view(1, 1, 4)
-    stored = codec.encode("x", acts, dtype)
-    back = codec.decode("x", {name: torch.from_numpy(array) for name, array in stored.items()}, dtype)
+    stored = cache_module.encode("x", acts, dtype)
+    back = cache_module.decode("x", {name: torch.from_numpy(array) for name, array in stored.items()}, dtype)
     into = np.empty(acts.shape, np.float32)
-    codec.decode_into(into, "x", stored, dtype)
+    cache_module.decode_into(into, "x", stored, dtype)
     assert torch.equal(torch.from_numpy(into), back)
     absmax = acts.abs().max()
     bound = {"float32": 0.0, "bfloat16": absmax * 2**-8, "int8": absmax / 127 * 0.50001 + 1e-37}[dtype]
@@ -238,7 +236,7 @@ def test_a_cache_is_written_where_only_writable_files_can_be_flushed_and_no_fold
             raise PermissionError(errno.EACCES, "a folder")
         return open_descriptor(path, *args, **options)
 
-    monkeypatch.setattr(shards_module, "_WINDOWS", True)
+    monkeypatch.setattr(cache_module, "_WINDOWS", True)
     monkeypatch.setattr(os, "fsync", flush)
     monkeypatch.setattr(os, "open", open_file)
     shards = build_cache(cached(), tiny, tmp_path / "cache")
@@ -276,8 +274,8 @@ def test_the_builder_is_content_with_a_shard_larger_than_the_corpus(tiny, cached
 def test_a_run_compares_its_cache_with_the_checksums_once_and_a_changed_file_again(tiny, cached, tmp_path, monkeypatch):
     cfg, hashed = cached(), []
     build_cache(cfg, tiny, tmp_path / "cache")
-    plain = shards_module._sha256
-    monkeypatch.setattr(shards_module, "_sha256", lambda path: hashed.append(path.name) or plain(path))
+    plain = cache_module._sha256
+    monkeypatch.setattr(cache_module, "_sha256", lambda path: hashed.append(path.name) or plain(path))
     for _ in range(2):  # for the measurement of the scale, and for the training
         stream = open_stream(cfg, tiny, tmp_path / "cache")
         stream.read(range(len(stream)))
@@ -300,7 +298,7 @@ def test_reading_ahead_reaches_every_row_of_a_shard(tiny, cached, tmp_path, dtyp
 def test_a_cache_of_more_files_than_may_be_open_is_read_all_the_same(tiny, cached, tmp_path, monkeypatch):
     cfg = cached()
     whole = open_stream(cfg, tiny, tmp_path / "cache")
-    monkeypatch.setattr(rows, "_OPEN_AT_MOST", 2)
+    monkeypatch.setattr(cached_module, "_OPEN_AT_MOST", 2)
     few = open_stream(cfg, tiny, tmp_path / "cache")
     for _ in range(4):
         left, right = whole.next()[SITE], few.next()[SITE]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronosae.activations import Encoder, token_mask
-from chronosae.activations.packing import Packer, stack_state, unstack_state
+from chronosae.activations.sequences import Packer, stack_state, unstack_state
 
 BOS = 0
 DOCUMENTS = st.lists(st.lists(st.integers(3, 200), max_size=20), max_size=12)

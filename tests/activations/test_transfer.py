@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from chronosae.activations.transfer import PinnedSlots
+from chronosae.activations.cached import PinnedSlots
 
 
 class Event:

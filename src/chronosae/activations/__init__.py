@@ -1,24 +1,23 @@
 """Activations of whole sequences: harvested live or cached on disk, resumable to the exact next batch."""
 
-from chronosae.activations.ahead import Ahead
+from chronosae.activations.ahead import Ahead, Rewindable
 from chronosae.activations.batch import SequenceBatch
-from chronosae.activations.cache import CacheBuilder, cache_bytes
+from chronosae.activations.cache import CacheBuilder, ShardFolder, cache_bytes
 from chronosae.activations.cached import CachedStream
 from chronosae.activations.harvest import ActivationStream, LiveStream, SiteBatches, harvest
-from chronosae.activations.normalise import SiteScale, measure, unit_rms
-from chronosae.activations.rewind import Rewindable
-from chronosae.activations.sequences import Sequences, TokenBatch
-from chronosae.activations.shards import ShardFolder
+from chronosae.activations.sequences import Encoder, Sequences, TokenBatch, token_mask
 from chronosae.activations.store import (
+    SiteScale,
     build_cache,
     heldout_batches,
     heldout_tokens,
+    measure,
     measure_normalisation,
     open_stream,
     training_sequences,
     training_stream,
+    unit_rms,
 )
-from chronosae.activations.tokenise import Encoder, token_mask
 
 __all__ = [
     "ActivationStream",

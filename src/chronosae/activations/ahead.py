@@ -1,4 +1,4 @@
-"""The next batches are made while the autoencoders step: subject and autoencoder, or disk and autoencoder, at once."""
+"""Streams around a stream: batches made before they are asked for, and batches handed out a second time."""
 
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +23,11 @@ class _Place(NamedTuple):
     epochs: float
 
 
+def place_of(stream: Bookmarked) -> _Place:
+    """Where it stands."""
+    return _Place(stream.bookmark(), stream.epochs)
+
+
 class _Made(NamedTuple):
     batches: SiteBatches
     place: _Place
@@ -41,7 +46,7 @@ class Ahead:
     On a GPU the thread's work goes to a CUDA stream of its own, and the caller's stream waits for it there: no thread
     does.
 
-    Arguments:
+    Args:
         stream: where the batches come from.
         depth: batches made ahead at most. A harvest that fills several batches needs as many.
         device: where the batches are.
@@ -63,7 +68,7 @@ class Ahead:
     def next(self) -> SiteBatches:
         """The next batches; those after them are begun."""
         if not self._coming:
-            self._place = self._here()
+            self._place = place_of(self._stream)
             self._begin()
         try:
             made = self._coming[0].result()
@@ -102,9 +107,6 @@ class Ahead:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _here(self) -> _Place:
-        return _Place(self._stream.bookmark(), self._stream.epochs)
-
     def _begin(self) -> None:
         self._coming.append(self._thread.submit(self._make))
 
@@ -117,7 +119,7 @@ class Ahead:
                 batches = self._stream.next()
                 ready = self._cuda.Event()
                 ready.record(self._lane)
-            return _Made(batches, self._here(), ready)
+            return _Made(batches, place_of(self._stream), ready)
         except BaseException:
             # The batches after a spoilt one are nobody's.
             self._failed = True
@@ -140,3 +142,68 @@ class Ahead:
                 future.exception()
         self._coming.clear()
         self._failed = False
+
+
+# Activations kept at most. A forward pass costs more than memory, up to here.
+KEPT_BYTES = 2**28
+
+
+class Rewindable:
+    """The same batches in the same order, and from the beginning again after `rewind`.
+
+    What was read until then is kept and handed out a second time. Where that is more than `kept_bytes`, nothing is kept
+    and `rewind` sends the stream itself back. To the trainer it is the stream: its state is the place behind the last
+    batch handed out.
+
+    Args:
+        stream: where the batches come from; nothing else may read it.
+        kept_bytes: activations kept at most.
+    """
+
+    def __init__(self, stream: Bookmarked, kept_bytes: int = KEPT_BYTES) -> None:
+        self._stream, self._room = stream, kept_bytes
+        self._start = self._place = place_of(stream)
+        # Batches with the places behind them: read so far (None: not kept), and to be handed out again.
+        self._read: deque[tuple[SiteBatches, _Place]] | None = deque()
+        self._again: deque[tuple[SiteBatches, _Place]] = deque()
+
+    def next(self) -> SiteBatches:
+        """The next batches."""
+        if self._again:
+            batches, self._place = self._again.popleft()
+            return batches
+        batches = self._stream.next()
+        self._place = place_of(self._stream)
+        if self._read is not None:
+            self._room -= sum(batch.acts.nbytes for batch in batches.values())
+            self._read.append((batches, self._place))
+            self._read = None if self._room < 0 else self._read
+        return batches
+
+    def rewind(self) -> None:
+        """Go back to the beginning, once; from here on nothing more is kept."""
+        if self._read is None:
+            self._stream.load_state_dict(self._start.state())
+        else:
+            self._again, self._read = self._read, None
+        self._place = self._start
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the most repeated source, as of the last batch handed out."""
+        return self._place.epochs
+
+    def bookmark(self) -> Callable[[], dict[str, Any]]:
+        """The place now; the result makes its `state_dict`, now or when the stream has gone on."""
+        return self._place.state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stream's, as of the last batch handed out."""
+        return self._place.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to the place that `state_dict` told; nothing is handed out again."""
+        self._again.clear()
+        self._read = None
+        self._stream.load_state_dict(state)
+        self._place = place_of(self._stream)

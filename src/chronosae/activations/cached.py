@@ -1,9 +1,17 @@
-"""Activations read from a complete cache, at disk speed."""
+"""Activations read from a complete cache, at disk speed.
 
-from collections.abc import Callable, Sequence
+Rows of numpy files are read straight into memory that the caller has. The files aren't mapped: the page faults of a map
+cost more than copying its pages, and a map keeps its file open.
+"""
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,16 +19,124 @@ from jaxtyping import Float
 from torch import Tensor
 
 from chronosae.activations.batch import SequenceBatch
-from chronosae.activations.cache import TOKEN_ARRAYS
-from chronosae.activations.codec import CacheDtype, decode, decode_into, layout
+from chronosae.activations.cache import TOKEN_ARRAYS, CacheDtype, ShardFolder, decode, decode_into, layout
 from chronosae.activations.harvest import SiteBatches
-from chronosae.activations.rows import ShardRows
 from chronosae.activations.sequences import TokenBatch
-from chronosae.activations.shards import ShardFolder
-from chronosae.activations.transfer import PinnedSlots
 from chronosae.config import UserError
 from chronosae.corpora import permutation
 from chronosae.kernels.memory import recycled
+
+_CAN_ADVISE = hasattr(os, "posix_fadvise")  # Linux; elsewhere the system's own reading ahead has to do
+_OPEN_AT_MOST = 192  # a stream has two of these, and a process may usually have 1,024 files open
+
+
+class Rows(NamedTuple):
+    """How the rows of a file lie in it."""
+
+    start: int
+    """Bytes before the first."""
+    width: int
+    """Bytes a row."""
+    shape: tuple[int, ...]
+    """Of a row."""
+    dtype: np.dtype
+
+
+class ShardRows:
+    """Reads rows of the arrays in a folder of shards. Not for two threads at once.
+
+    Args:
+        shards: complete; checksums of a shard are compared before its first row is read.
+    """
+
+    def __init__(self, shards: ShardFolder) -> None:
+        self._shards = shards
+        self._rows: dict[tuple[int, str], Rows] = {}
+        self._open: OrderedDict[tuple[int, str], FileIO] = OrderedDict()
+
+    def layout(self, shard: int, name: str) -> Rows:
+        """Shape and type of the rows of one array.
+
+        Raises:
+            UserError: the shard is damaged.
+        """
+        if (shard, name) not in self._rows:
+            self._shards.verify(shard)
+            file = self._file(shard, name)
+            file.seek(0)
+            assert np.lib.format.read_magic(file) == (1, 0)  # as numpy writes what we give it
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            width = math.prod(shape[1:]) * dtype.itemsize
+            self._rows[shard, name] = Rows(file.tell(), width, shape[1:], dtype)
+        return self._rows[shard, name]
+
+    def read(self, shard: int, name: str, row: int, out: np.ndarray) -> None:
+        """Fill `out`, contiguous and of the row's shape and type.
+
+        Raises:
+            UserError: the shard is damaged.
+        """
+        rows = self.layout(shard, name)
+        assert out.shape == rows.shape and out.dtype == rows.dtype and out.flags.c_contiguous
+        file, wanted = self._file(shard, name), out.reshape(-1).view(np.uint8).data
+        file.seek(rows.start + row * rows.width)
+        while wanted:
+            count = file.readinto(wanted)
+            if not count:
+                raise UserError(f"{file.name}: became shorter while it was read; delete {self._shards.path(shard)}")
+            wanted = wanted[count:]
+
+    def will_need(self, shard: int, name: str, row: int | None = None) -> None:
+        """Ask the system to fetch a row, or all of them, from disk meanwhile; where it can't be asked, do nothing."""
+        if _CAN_ADVISE:
+            rows = self.layout(shard, name)
+            start, length = (0, 0) if row is None else (rows.start + row * rows.width, rows.width)
+            os.posix_fadvise(self._file(shard, name).fileno(), start, length, os.POSIX_FADV_WILLNEED)
+
+    def _file(self, shard: int, name: str) -> FileIO:
+        key = shard, name
+        if key not in self._open:
+            if len(self._open) == _OPEN_AT_MOST:
+                self._open.popitem(last=False)[1].close()
+            self._open[key] = FileIO(self._shards.path(shard) / f"{name}.npy")
+        self._open.move_to_end(key)
+        return self._open[key]
+
+
+class PinnedSlots:
+    """Two sets of page-locked buffers that take turns: one is filled while the other is on its way.
+
+    Copies are put on the current stream of the calling thread and not waited for. A set is filled again only when what
+    it held has arrived.
+
+    Args:
+        device: where the contents go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._streams = device, torch.get_device_module(device)
+        self._slots: list[dict[str, Tensor]] = [{}, {}]
+        self._sent: list[Any] = [None, None]
+        self._turn = 0
+
+    def buffers(self, wanted: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
+        """Buffers of these shapes and types, to be filled and then sent; what they hold now is of no use."""
+        self._turn = 1 - self._turn
+        if (sent := self._sent[self._turn]) is not None:
+            sent.synchronize()
+        slot = self._slots[self._turn]
+        for name, (shape, dtype) in wanted.items():
+            if name not in slot or slot[name].shape != shape or slot[name].dtype != dtype:
+                slot[name] = torch.empty(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
+        return {name: slot[name] for name in wanted}
+
+    def send(self, filled: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The latest buffers' contents, on the device."""
+        copies = {name: t.to(self._device, non_blocking=True, copy=True) for name, t in filled.items()}
+        self._sent[self._turn] = event = self._streams.Event()
+        event.record(self._streams.current_stream(self._device))
+        return copies
+
 
 _ORDER = 0xCAC4E  # keeps this use of the seed apart from others
 _TORCH = {np.float32: torch.float32, np.uint16: torch.uint16, np.int8: torch.int8}

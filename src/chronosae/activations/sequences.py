@@ -1,11 +1,20 @@
-"""Token sequences of a mixture in the order in which they are harvested: packed a source at a time, then shuffled.
+"""Text -> whole contexts of tokens, in the order in which they are harvested: tokenised, packed, shuffled.
+
+Packing, a source at a time:
+
+    | B d0 d0 d0 B d1 d1 d1 | B d1 d1 B d2 d2 d2 d2 | B d2 ...        B = BOS, context = 8
+
+Every context starts with BOS, every document inside one too; a document that doesn't fit goes on in the next context
+under the same document id. No token of a document is lost, repeated or moved.
 
 Shuffling happens here, among tokens, before any activation exists: what a resumed run must remember is small, and
 whole sequences move while the tokens inside them never do.
 """
 
+import hashlib
+import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +23,152 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from chronosae.activations.packing import Packed, Packer, stack_state, unstack_state
-from chronosae.activations.tokenise import Encoder, token_mask
 from chronosae.config import ActivationsConfig, UserError
 from chronosae.corpora import Document, Mixture, hash64
+
+
+class Encoder:
+    """A Hugging Face tokenizer as the packer wants it.
+
+    Text is never read as a special token: a document that spells `<s>` yields the ordinary tokens of those three
+    characters (`split_special_tokens`), so no corpus can forge the start of a context or hide tokens from the mask.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer; fast ones encode a batch in parallel.
+        prepend_bos: start contexts and documents with BOS where the tokenizer has one.
+    """
+
+    def __init__(self, tokenizer: Any, prepend_bos: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self.bos: int | None = tokenizer.bos_token_id if prepend_bos else None
+        ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self.special_ids: tuple[int, ...] = tuple(sorted({i for i in ids if i is not None}))
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text, special tokens neither added nor recognised."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # documents longer than the model's context are the rule here
+        )
+        return encoded["input_ids"]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that decides which tokens come out."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        rules = backend.to_str() if backend is not None else json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
+        return hashlib.sha256(f"{rules}\0{self.bos}\0{self.special_ids}".encode()).hexdigest()
+
+
+def token_mask(
+    tokens: Int[Tensor, "batch pos"], special_ids: Sequence[int], exclude_special: bool = True
+) -> Bool[Tensor, "batch pos"]:
+    """False at special tokens and at position 0, which is an attention sink with or without BOS; else True."""
+    if not exclude_special:
+        return torch.ones_like(tokens, dtype=torch.bool)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    for special in special_ids:
+        mask &= tokens != special
+    mask[:, 0] = False
+    return mask
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One context: tokens int32 [context], doc_ids int64 [context], the number of its source."""
+
+    tokens: np.ndarray
+    doc_ids: np.ndarray
+    source: int
+
+
+class Packer:
+    """Packs the documents of one source; what doesn't fill a context waits for the next document.
+
+    Args:
+        context: tokens a context, BOS included; at least 2.
+        bos: token that starts contexts and documents, or None.
+        source: number of the source, copied into every context.
+    """
+
+    def __init__(self, context: int, bos: int | None, source: int = 0) -> None:
+        assert context >= 2
+        self._context, self._bos, self._source = context, bos, source
+        self._tokens: list[int] = []
+        self._doc_ids: list[int] = []
+        self.emitted = 0
+        self.fed = 0
+
+    def feed(self, ids: list[int], doc_id: int) -> list[Packed]:
+        """The contexts that a document completes; a document without tokens leaves no trace."""
+        if not ids:
+            return []
+        self.fed += len(ids)
+        full: list[Packed] = []
+        self._start(doc_id)
+        taken = 0
+        while True:
+            room = self._context - len(self._tokens)
+            piece = ids[taken : taken + room]
+            self._tokens += piece
+            self._doc_ids += [doc_id] * len(piece)
+            taken += len(piece)
+            if len(self._tokens) < self._context:
+                return full
+            full.append(self._emit())
+            if taken == len(ids):
+                return full
+            self._start(doc_id)
+
+    def _start(self, doc_id: int) -> None:
+        if self._bos is not None:
+            # With one slot left, this BOS ends a context, and the document's first token opens the next one after
+            # a BOS of its own (`feed` emits and starts again).
+            self._tokens.append(self._bos)
+            self._doc_ids.append(doc_id)
+
+    def _emit(self) -> Packed:
+        packed = Packed(np.array(self._tokens, np.int32), np.array(self._doc_ids, np.int64), self._source)
+        self._tokens, self._doc_ids = [], []
+        self.emitted += 1
+        return packed
+
+    def state_dict(self) -> dict[str, Any]:
+        """The unfinished context and the counts."""
+        return {
+            "tokens": list(self._tokens),
+            "doc_ids": list(self._doc_ids),
+            "emitted": self.emitted,
+            "fed": self.fed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._tokens, self._doc_ids = list(state["tokens"]), list(state["doc_ids"])
+        self.emitted, self.fed = state["emitted"], state["fed"]
+
+
+def stack_state(contexts: list[Packed], context: int) -> dict[str, torch.Tensor]:
+    """Contexts as three tensors, for a saved state."""
+    n = len(contexts)
+    tokens, doc_ids = np.empty((n, context), np.int32), np.empty((n, context), np.int64)
+    for row, packed in enumerate(contexts):
+        tokens[row], doc_ids[row] = packed.tokens, packed.doc_ids
+    source = torch.tensor([packed.source for packed in contexts], dtype=torch.int64)
+    return {"tokens": torch.from_numpy(tokens), "doc_ids": torch.from_numpy(doc_ids), "source": source}
+
+
+def unstack_state(state: dict[str, torch.Tensor]) -> list[Packed]:
+    """The contexts that `stack_state` made tensors of."""
+    tokens, doc_ids = state["tokens"].cpu().numpy().astype(np.int32), state["doc_ids"].cpu().numpy().astype(np.int64)
+    return [Packed(t, d, int(s)) for t, d, s in zip(tokens, doc_ids, state["source"].tolist(), strict=True)]
+
 
 # Documents are tokenised together until there are this many of them or of their characters: enough for a fast
 # tokenizer's threads, few enough that no batch waits long for them.

@@ -21,7 +21,7 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as handle:
+        with temporary.open("r+b") as handle:  # Windows flushes only what is open for writing
             os.fsync(handle.fileno())
         temporary.replace(path)
     finally:
