@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from chronosae.kernels.compiled import loops_for, parallel, sure_loops
+from chronosae.kernels import loops
+from chronosae.kernels.dispatch import compiled_kernels, parallel
 from chronosae.kernels.slots import by_feature
 
 
@@ -41,7 +42,7 @@ def window_variance(
     O(e): each activation enters and leaves a running sum once. Gradient to `values`, once; persistence takes none.
     None where there is no compiler.
     """
-    if loops_for(values) is None:
+    if not compiled_kernels(values):
         return None
     return _WindowVariance.apply(values, features, ranks, windows, d_sae, eps, by_persistence)  # pyright: ignore[reportReturnType]
 
@@ -58,13 +59,15 @@ class _WindowVariance(torch.autograd.Function):
         eps: float,
         by_persistence: bool,
     ) -> Tensor:
-        loops, z = sure_loops(values), values.detach().contiguous()
+        z = values.detach().contiguous()
         slots = by_feature(features.view(-1, 1), z.view(-1, 1), d_sae)
         errors, grad = np.empty(d_sae), torch.zeros_like(z)
         spans = windows.enter.numpy(), windows.leave.numpy()
         before = slots.start, slots.place, z.numpy(), ranks.numpy(), spans, windows.later.numpy()
         options = by_persistence, windows.length, eps
-        parallel(slots.bounds, lambda a, b: loops.window_variance(*before, *options, a, b, errors, grad.numpy()))
+        parallel(
+            slots.bounds, lambda a, b: loops.windows.window_variance(*before, *options, a, b, errors, grad.numpy())
+        )
         ctx.save_for_backward(grad)
         return torch.tensor(errors.sum(), dtype=values.dtype)
 

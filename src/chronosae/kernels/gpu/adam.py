@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from triton import language as tl
 
-from chronosae.kernels.adam import Moments, Rates
-from chronosae.kernels.gpu.launch import launch, power_of_two
+from chronosae.kernels.gpu.base import launch, power_of_two
+from chronosae.kernels.reference import Moments, Rates
 
 MOST = 2048
 
@@ -43,7 +43,7 @@ def adamw_(
     Moments may be bfloat16. They are then rounded up or down at random, in proportion: to nearest, a mean of squares
     that moves by a thousandth a step would never move. The same step rounds the same way whenever it is made.
 
-    Arguments:
+    Args:
         scale: a number, or a tensor of one on the device, which nothing then waits for.
     """
     r, width = weights.shape

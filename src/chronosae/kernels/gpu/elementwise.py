@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from triton import language as tl
 
-from chronosae.kernels.gpu.launch import launch, power_of_two, sum_dtype, sum_type
+from chronosae.kernels.gpu.base import launch, power_of_two, sum_dtype, sum_type
 
 
 def squared_error(

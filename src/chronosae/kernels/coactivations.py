@@ -1,9 +1,11 @@
-"""Co-activations of features at lags, counted without a list of all of them.
+"""Co-activations of features at lags, counted and judged without a list of all of them.
 
-Shapes: n tokens, w lags, k slots, F d_sae, m held sources of a target, c buckets.
+Triples (target, lag, source) in a table of counts, and each target's own few regressors (a feature at a lag): which of
+them fired together, and with the target. Where there is no compiler, callers count with torch instead.
+
+Shapes: n tokens, w lags, k slots, F d_sae, m held sources of a target, c buckets, r regressors of a target.
 """
 
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chronosae.kernels.compiled import evenly, loops_for, parallel
-from chronosae.kernels.memory import recycled
+from chronosae.kernels import loops
+from chronosae.kernels.dispatch import compiled_kernels, evenly, parallel, recycled
+
+# Tokens whose firings are marked at once: two words of bits.
+MARKED = 128
 
 
 class Firings(NamedTuple):
@@ -23,9 +28,10 @@ class Firings(NamedTuple):
     past_features: Int[Tensor, "n w k"]
     past_values: Float[Tensor, "n w k"]
 
-    def loops(self) -> SimpleNamespace | None:
-        """The compiled loops, if they can work here; None: use torch."""
-        return loops_for(self.values, self.past_values)
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled loops can work here; else use torch."""
+        return compiled_kernels(self.values, self.past_values)
 
     def arrays(self) -> list[np.ndarray]:
         """Side by side in memory, for loops."""
@@ -125,10 +131,9 @@ def empty_table(rows: int, cells: int, device: torch.device | str) -> Float[Tens
 
 def count_marginals(seen: Firings, valid: Bool[Tensor, "n w"], marginals: Marginals) -> bool:
     """Add to `marginals` what fired at these tokens and before them; False: there is no compiler for this."""
-    loops = seen.loops()
-    if loops is None:
+    if not seen.compiled:
         return False
-    loops.count_marginals(*seen.arrays(), valid.contiguous().numpy(), *marginals.arrays())
+    loops.counting.count_marginals(*seen.arrays(), valid.contiguous().numpy(), *marginals.arrays())
     return True
 
 
@@ -139,8 +144,7 @@ def count_triples(
 
     Triples come token by token, those of one target after another. None: there is no compiler for this.
     """
-    loops = seen.loops()
-    if loops is None:
+    if not seen.compiled:
         return None
     (n, k), (_, w, past) = seen.features.shape, seen.past_features.shape
     arrays, tables, after = seen.arrays(), counts.numpy(), recycled((len(counts), n, k, w * past), torch.float32)
@@ -152,7 +156,7 @@ def count_triples(
         for p in range(first, last):
             row, part = (0, (p, parts)) if exact else (p, (0, 1))
             how = hashing.d_sae, odds[row], bits, exact, part
-            loops.count_triples(*arrays, *how, tables[row], after[row].numpy())
+            loops.counting.count_triples(*arrays, *how, tables[row], after[row].numpy())
 
     parallel(list(range(parts + 1)), count)
     return after
@@ -175,15 +179,14 @@ def challenge(
 
     `after`: of `count_triples`. `standing` of the targets that get challenged becomes known.
     """
-    loops = seen.loops()
-    assert loops is not None, "what was counted by loops is judged by loops"
+    assert seen.compiled, "what was counted by loops is judged by loops"
     slots, marginals = (each.arrays() for each in held)
     before = *seen.arrays(), len(standing.worst), after.numpy(), judged.arrays(), slots, marginals
     parts, known = torch.get_num_threads(), tuple(t.numpy() for t in standing)
 
     def judge(first: int, last: int) -> None:
         for p in range(first, last):
-            loops.challenge(*before, (p, parts), known, best.numpy())
+            loops.triples.challenge(*before, (p, parts), known, best.numpy())
 
     parallel(list(range(parts + 1)), judge)
 
@@ -201,13 +204,12 @@ def admit(
 
     What stays keeps its slot. averages: what else a slot holds and a newcomer doesn't, its average and its step.
     """
-    loops = loops_for(counts)
-    if loops is None:
+    if not compiled_kernels(counts):
         return False
     slots, fired = held[0].arrays(), held[1].source.numpy()
     tables = hashing.d_sae, hashing.arrays(), counts.numpy(), judged.arrays()
     before = best.numpy(), *tables, slots, tuple(t.numpy() for t in averages), fired, standing.z.numpy()
-    parallel(evenly(len(best), 2048), lambda a, b: loops.admit(*before, a, b))
+    parallel(evenly(len(best), 2048), lambda a, b: loops.triples.admit(*before, a, b))
     return True
 
 
@@ -216,8 +218,7 @@ def held_hits(seen: Firings, source: Int[Tensor, "F m"], lag: Int[Tensor, "F m"]
 
     None: there is no compiler for this.
     """
-    loops = seen.loops()
-    if loops is None:
+    if not seen.compiled:
         return None
     arrays = [*seen.arrays(), source.numpy(), lag.numpy()]
     bounds = evenly(len(seen.values), 64)
@@ -228,7 +229,7 @@ def held_hits(seen: Firings, source: Int[Tensor, "F m"], lag: Int[Tensor, "F m"]
         room = 1024
         while True:
             out = np.empty((4, room), np.int64)
-            hits = loops.held_hits(*arrays, place, first, last, out)
+            hits = loops.triples.held_hits(*arrays, place, first, last, out)
             if hits <= room:
                 found[first] = out[:, :hits]
                 return
@@ -236,3 +237,31 @@ def held_hits(seen: Firings, source: Int[Tensor, "F m"], lag: Int[Tensor, "F m"]
 
     parallel(bounds, look)
     return torch.from_numpy(np.concatenate([found[first] for first in bounds[:-1]], axis=1))
+
+
+def count_regressors(
+    seen: Firings,
+    full: Bool[Tensor, " n"],
+    regressors: tuple[Int[Tensor, "F r"], Int[Tensor, "F r"]],
+    joint: Float[Tensor, "F r r"],
+    with_target: Float[Tensor, "F r"],
+    target: Float[Tensor, " F"],
+) -> bool:
+    """Add the tokens that are `full` to the counts of regressors that fired; False: there is no compiler for this.
+
+    regressors: source (-1: none) and lag. joint: two of them together; with_target: one with its target; target: alone.
+    """
+    if not seen.compiled:
+        return False
+    firings, whole = seen.arrays(), full.contiguous().numpy()
+    lags, d_sae = seen.past_features.shape[1], len(target)
+    given, counters = [t.numpy() for t in regressors], [t.numpy() for t in (joint, with_target, target)]
+    for start in range(0, len(whole), MARKED):
+        low, high, now = (np.zeros(s, np.uint64) for s in (lags * d_sae, lags * d_sae, (2, d_sae)))
+        loops.counting.mark_firings(*(t[start : start + MARKED] for t in [*firings, whole]), low, high, now)
+        words = low, high, now
+        parallel(
+            evenly(d_sae, 64),
+            lambda a, b, words=words: loops.counting.count_regressors(*given, *words, a, b, *counters),
+        )
+    return True
