@@ -1,4 +1,9 @@
-"""Norms: what is done to a centred vector before it is mixed and encoded. None has weights of its own."""
+"""What is done to a centred vector before it is mixed and encoded: norms, and the corruptions of a training pass.
+
+None has weights of its own. A corruption damages what the encoder sees while the target stays clean: the denoising
+objective, off by default. Its levels are in normalised units, where the mean norm of an input is sqrt(d_in): Gaussian
+noise of level 0.7, the default, adds about half of the input's energy.
+"""
 
 from typing import Annotated, Literal
 
@@ -7,9 +12,12 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from chronosae.autoencoders.parts.base import ModuleSpec, Registry
+from chronosae.autoencoders.parts import ModuleSpec, follow
+from chronosae.autoencoders.tokens import Draws
+from chronosae.config.registry import PartSpec, Registry
 
 NORMS: Registry["NormSpec"] = Registry("norm")
+CORRUPTIONS: Registry["CorruptionSpec"] = Registry("corruption")
 
 
 class NormSpec(ModuleSpec):
@@ -75,12 +83,46 @@ class _BatchNorm(nn.Module):
         mean = h.sum(tokens) / n
         centred = (h - mean) * weight.unsqueeze(-1)
         var = centred.pow(2).sum(tokens) / n
-        self._remember(mean.detach(), var.detach())
+        follow(self.seen, self.momentum, (self.running_mean, mean.detach()), (self.running_var, var.detach()))
         return centred * (var + self.eps).rsqrt()
 
-    @torch.no_grad()
-    def _remember(self, mean: Tensor, var: Tensor) -> None:
-        share = torch.where(self.seen, self.momentum, 1.0)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(var.to(self.running_var.dtype), share)
-        self.seen.fill_(True)
+
+class CorruptionSpec(PartSpec):
+    """Base of the corruptions."""
+
+    def apply(self, centred: Float[Tensor, "batch pos d_in"], draws: Draws) -> Float[Tensor, "batch pos d_in"]:
+        """The damaged copy of inputs from which b_dec was subtracted: 0 is the uninformative value."""
+        raise NotImplementedError
+
+
+@CORRUPTIONS.add
+class Gaussian(CorruptionSpec):
+    """Adds independent noise of standard deviation `level` to every dimension."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    level: Annotated[float, Field(gt=0)] = 0.7
+
+    def apply(self, centred: Tensor, draws: Draws) -> Tensor:
+        return draws.plus_normal("corruption", centred, self.level)
+
+
+@CORRUPTIONS.add
+class DropDimensions(CorruptionSpec):
+    """Zeroes each dimension of each token with probability `level`; the rest grows by 1 / (1 - level)."""
+
+    kind: Literal["dropout"] = "dropout"
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    def apply(self, centred: Tensor, draws: Draws) -> Tensor:
+        return centred * (draws.uniform("corruption", centred) >= self.level) / (1 - self.level)
+
+
+@CORRUPTIONS.add
+class MaskTokens(CorruptionSpec):
+    """Zeroes whole tokens with probability `level`: the codes must come from what was read before."""
+
+    kind: Literal["token_mask"] = "token_mask"
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+    def apply(self, centred: Tensor, draws: Draws) -> Tensor:
+        return centred * (draws.uniform("corruption", centred[..., :1]) >= self.level)
