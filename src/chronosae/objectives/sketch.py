@@ -1,22 +1,59 @@
-"""Counts of every (target, lag, source) triple that occurs, in a fixed number of cells: a count-min sketch.
+"""How often features fire a few tokens after one another: exactly for each feature, roughly for every triple.
 
-Cormode and Muthukrishnan 2005. Used to notice triples worth an exact counter; never reported.
+The rough part is a count-min sketch (Cormode and Muthukrishnan 2005): a fixed number of cells that every (target, lag,
+source) triple shares. It is used to notice triples worth an exact counter, and never reported.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chronosae.autoencoders.trackers.history import History
-from chronosae.autoencoders.trackers.marginals import LagMarginals
-from chronosae.autoencoders.trackers.state import TensorState
-from chronosae.kernels import Hashing, Judged, count_of, count_triples, empty_table
+from chronosae.kernels import Hashing, Judged, Marginals, count_marginals, count_of, count_triples, empty_table
+from chronosae.objectives.history import History
+from chronosae.objectives.tracker import TensorState
 
 ROWS = 2
 MAX_LOAD = 2.0
 _ODD = (-7046029254386353131, -4417276706812531889)  # 64-bit odd multipliers of the two hash functions
+
+
+class LagMarginals(TensorState):
+    """Per lag l = 1..w (row l - 1): N_l pairs (t - l, t), n_j(l) of them with j firing at t - l, m_i(l) with i at t."""
+
+    _tensors = ("source", "target", "pairs")
+
+    def __init__(self, d_sae: int, window: int, device: torch.device | str = "cpu") -> None:
+        self.source = torch.zeros(window, d_sae, dtype=torch.float64, device=device)
+        self.target = torch.zeros(window, d_sae, dtype=torch.float64, device=device)
+        self.pairs = torch.zeros(window, dtype=torch.float64, device=device)
+
+    def add(self, seen: History) -> None:
+        """Count these targets."""
+        if count_marginals(seen.firings(), seen.valid, self.counted()):
+            return
+        for lag in range(len(self.pairs)):
+            past = seen.past_features[:, lag][seen.past_values[:, lag] != 0]
+            now = seen.features[(seen.values != 0) & seen.valid[:, lag, None]]
+            self.source[lag] += torch.bincount(past, minlength=self.source.shape[1])
+            self.target[lag] += torch.bincount(now, minlength=self.source.shape[1])
+        self.pairs += seen.valid.sum(0)
+
+    def rate(self, feature: Int[Tensor, "*n"], lag: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Firing probability of a target over pairs at that lag (0 before any)."""
+        return self.target[lag - 1, feature] / self.pairs[lag - 1].clamp(min=1)
+
+    def counted(self) -> Marginals:
+        """What was counted, as kernels take it."""
+        return Marginals(self.source, self.target, self.pairs)
+
+    def halve(self) -> None:
+        """Forget half of what was counted."""
+        for tensor in (self.source, self.target, self.pairs):
+            tensor.mul_(0.5)
 
 
 @dataclass(frozen=True)
@@ -48,7 +85,7 @@ class TripleSketch(TensorState):
     """
 
     _tensors = ("counts", "total")
-    _parts = ("marginals",)
+    _parts: ClassVar[Mapping[str, str]] = {"marginals": "marginals"}
 
     def __init__(self, d_sae: int, window: int, cells: int, device: torch.device | str = "cpu") -> None:
         if cells < 2 or cells & (cells - 1):

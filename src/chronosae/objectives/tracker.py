@@ -10,19 +10,21 @@ State = TypeVar("State", bound="TensorState")
 
 
 class TensorState:
-    """A plain object whose whole state are the tensors named in `_tensors` and the trackers named in `_parts`.
+    """A plain object whose whole state are the tensors named in `_tensors` and the trackers in `_parts`.
+
+    `_parts` holds, by the attribute's name, the name that a part is saved under.
 
     Floating statistics keep at least float32: in bfloat16 the small increments of a running mean or a count round away.
     """
 
     _tensors: ClassVar[tuple[str, ...]] = ()
-    _parts: ClassVar[tuple[str, ...]] = ()
+    _parts: ClassVar[Mapping[str, str]] = {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors themselves (not copies), by name; those of a part as `part.name`."""
         state = {name: getattr(self, name) for name in self._tensors}
-        for part in self._parts:
-            state |= {f"{part}.{name}": tensor for name, tensor in getattr(self, part).state_dict().items()}
+        for part, saved in self._parts.items():
+            state |= {f"{saved}.{name}": tensor for name, tensor in getattr(self, part).state_dict().items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

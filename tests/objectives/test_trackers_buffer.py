@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronosae.autoencoders import SparseCodes
-from chronosae.autoencoders.trackers import CircularFeatureBuffer
 from chronosae.config import UserError
+from chronosae.objectives import CircularFeatureBuffer
 
 D_SAE, BATCH, SLOTS = 11, 3, 4
 

@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.autoencoders import Codes, Draws, SparseCodes
 from chronosae.kernels import Firings, gather_history, most_active, same_document
+
+EMPTY = -1
+"""Source of a slot or entry that holds no pair of features."""
 
 
 @dataclass(frozen=True)
@@ -74,4 +77,21 @@ def history(codes: SparseCodes, valid: Bool[Tensor, "batch pos window"], tokens:
     return History(*gather_history(codes.indices, codes.values, valid, tokens))
 
 
-__all__ = ["History", "as_slots", "history", "same_document", "sample_tokens"]
+def sampled_history(
+    codes: Codes,
+    mask: Bool[Tensor, "batch pos"],
+    doc_ids: Int[Tensor, "batch pos"] | None,
+    window: int,
+    draws: Draws,
+    purpose: str,
+    n: int | None,
+) -> tuple[History, Int[Tensor, " chosen"]]:
+    """At most `n` unmasked tokens, equally likely, with their past, and the sequence each is from."""
+    tokens = mask.nonzero()
+    if n is not None and len(tokens) > n:
+        order = draws.uniform(purpose, torch.empty(mask.shape, dtype=torch.float64, device=mask.device))
+        tokens = tokens[order[mask].topk(n, sorted=False).indices.sort().values]
+    return history(as_slots(codes), same_document(mask, doc_ids, window), tokens), tokens[:, 0]
+
+
+__all__ = ["EMPTY", "History", "as_slots", "history", "same_document", "sample_tokens", "sampled_history"]

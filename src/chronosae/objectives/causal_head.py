@@ -1,110 +1,45 @@
-"""Terms that relate codes over time: which features earlier predict which now, and how strongly they interact.
+"""The predictor of what fires from what fired before: its weights, and how they are looked up (DESIGN 5.C).
 
-Shapes: F features, w lags (lag k = 1..w at index k - 1), m candidate entries a target, r rank, n tokens.
+    P(z_{t,i} > 0) = sigma(b_i + sum_k sum_j W^(k)_ij y_{t-k,j}),   y = z / RMS of z where it is active
+
+Everything follows the active codes: no tensor has tokens x F or, unless `dense`, F x F elements.
+Shapes: F features, w lags (lag k = 1..w at index k - 1), m candidate entries a target, r rank, n tokens, k slots,
+q target features a token.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from chronosae.autoencoders.parts.base import Positive
-from chronosae.autoencoders.parts.terms import TERMS, TermSpec, Weight
-from chronosae.autoencoders.parts.watchers import WATCHERS, WatcherSpec
-from chronosae.autoencoders.trackers.correlation import TemporalCorrelationTracker
 from chronosae.kernels import EntryKeys, Predictor, lagged_logits, sparse_decode, triple_weights, unit_values
+from chronosae.objectives.history import EMPTY, History
 
 DENSE_FEATURES = 4096
 """Features above which a dense F x F matrix a lag is refused."""
-EMPTY = -1
-"""Source of a free entry."""
 KEEP = 0.99
 """Share of the running mean square that a batch leaves."""
 
 
-@TERMS.add
-class CausalPredictionTerm(TermSpec):
-    """Logistic prediction of what fires from what fired 1..window tokens before (DESIGN 5.C); codes are detached.
+@runtime_checkable
+class PredictorSize(Protocol):
+    """What a head is made from: the options of the causal_prediction term."""
 
-    `P(z_{t,i} > 0) = sigma(b_i + sum_k sum_j W^(k)_ij y_{t-k,j})`, y = z / RMS of z where it is active. The term is
-    the negative log-likelihood in nats, summed over features, mean over tokens, estimated without bias from sampled
-    tokens and sampled inactive features.
-    """
-
-    kind: Literal["causal_prediction"] = "causal_prediction"
-    weight: Weight = 0.1
-    window: Positive = 4
-    """Lags looked back at."""
-    rank: Positive = 16
-    """Rank of each lag's low-rank part."""
-    entries: Positive = 32
-    """Candidate pairs (source, lag) that each target has a weight of its own for; filled by the correlation tracker."""
-    refresh_every: Positive = 100
-    """Steps between looks at the tracker's candidates; pairs that stay keep their weights."""
-    dense: bool = False
-    """A full matrix a lag instead of low rank plus candidates; refused above 4,096 features."""
-    negatives: Positive = 64
-    """Inactive features drawn a sequence, which all of its tokens share; each counts for F / negatives."""
-    sample_tokens: Positive | None = 256
-    """Target tokens a step; None: all."""
-    tau: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """An interaction R counts when 2R - 1 exceeds this (the original logs also tried 0.15)."""
-    lr_multiplier: Annotated[float, Field(gt=0)] = 10.0
-    """Of the learning rate: log-odds are of order 1, far from where an encoder's weights start."""
-
-    def check(self, d_sae: int) -> None:
-        """ValueError when the matrices of `dense` would be too large."""
-        if self.dense and d_sae > DENSE_FEATURES:
-            raise ValueError(
-                f"a dense causal_prediction has F x F weights a lag, allowed to F = {DENSE_FEATURES}; got {d_sae}"
-                " (use dense: false, low rank plus candidate pairs)"
-            )
-
-    def check_spec(self, spec: Any) -> None:
-        self.check(spec.d_sae)
-
-    def make_head(self, d_in: int, d_sae: int) -> nn.Module:
-        return PredictionHead(self, d_sae)
+    window: int
+    rank: int
+    entries: int
+    dense: bool
+    tau: float
+    lr_multiplier: float
 
 
-@TERMS.add
-class CorrelationTerm(TermSpec):
-    """RMS of `2R - 1` over sampled co-active pairs of different features: keeps interactions few (DESIGN 5.C).
-
-    Needs the causal_prediction term, whose W it shares; gradients reach codes and W of the current step only.
-    """
-
-    per_energy: ClassVar[bool] = True
-    kind: Literal["correlation"] = "correlation"
-    weight: Weight = 0.1
-    sample_tokens: Positive | None = 128
-    """Target tokens a step; None: all."""
-
-    def check_spec(self, spec: Any) -> None:
-        if not any(term.kind == "causal_prediction" for term in spec.terms):
-            raise ValueError("the correlation term needs the causal_prediction term, whose W it shares; add both")
-
-
-@WATCHERS.add
-class CorrelationWatcher(WatcherSpec):
-    """Co-activation over lags 1..window in bounded memory, and C, the running mean of interactions (DESIGN 5.C)."""
-
-    kind: Literal["correlation"] = "correlation"
-    window: Positive = 4
-    """Lags."""
-    entries: Positive = 32
-    """Candidate edges (source, lag) of each feature."""
-    alpha: Annotated[float, Field(gt=0, le=1)] = 0.02
-    """Share of the newest step in C."""
-    sample_tokens: Positive | None = 128
-    """Target tokens a step; None: all."""
-
-    def make(self, d_sae: int, seed: int = 0, device: torch.device | str = "cpu") -> TemporalCorrelationTracker:
-        """The tracker, empty."""
-        return TemporalCorrelationTracker(
-            d_sae, self.window, self.entries, self.alpha, self.sample_tokens, seed=seed, device=device
+def check_dense(dense: bool, d_sae: int) -> None:
+    """ValueError when the matrices of `dense` would be too large."""
+    if dense and d_sae > DENSE_FEATURES:
+        raise ValueError(
+            f"a dense causal_prediction has F x F weights a lag, allowed to F = {DENSE_FEATURES}; got {d_sae}"
+            " (use dense: false, low rank plus candidate pairs)"
         )
 
 
@@ -128,9 +63,9 @@ class PredictionHead(nn.Module):
     """Running mean of z^2 where a feature is active, [F]; 0 before it first fires."""
     started: Tensor
 
-    def __init__(self, cfg: CausalPredictionTerm, d_sae: int) -> None:
+    def __init__(self, cfg: PredictorSize, d_sae: int) -> None:
         super().__init__()
-        cfg.check(d_sae)
+        check_dense(cfg.dense, d_sae)
         self.window, self.dense, self.tau = cfg.window, cfg.dense, cfg.tau
         self.lr_multiplier = cfg.lr_multiplier
         self.b = nn.Parameter(torch.zeros(d_sae))
@@ -241,4 +176,55 @@ class PredictionHead(nn.Module):
         self.values.mul_(stays)
 
 
-__all__ = ["DENSE_FEATURES", "EMPTY", "CausalPredictionTerm", "CorrelationTerm", "CorrelationWatcher", "PredictionHead"]
+def predict(head: PredictionHead, seen: History, targets: Int[Tensor, "n q"]) -> Float[Tensor, "n q"]:
+    """Log-odds that each target feature fires at each token, given its past."""
+    y = head.scaled(seen.past_features, seen.past_values)
+    fast = head.lookup(targets, seen.past_features, y)
+    if fast is not None:
+        return fast
+    logits = head.b[targets] + head.drive(targets, seen.past_features, y)
+    if head.dense:
+        return logits
+    hit = candidate_hits(head, seen, targets)
+    strength = head.values[hit.target, hit.entry] * y.flatten(1)[hit.token, hit.place]
+    return logits.index_put((hit.token, hit.column), strength, accumulate=True)
+
+
+class Hits(NamedTuple):
+    """Candidate entries whose source fired: entry `entry` of the feature in `column` of a token's targets."""
+
+    token: Int[Tensor, " h"]
+    column: Int[Tensor, " h"]
+    target: Int[Tensor, " h"]
+    entry: Int[Tensor, " h"]
+    place: Int[Tensor, " h"]
+    """(lag - 1) * k + slot of the source in the token's past."""
+
+
+def candidate_hits(head: PredictionHead, seen: History, targets: Int[Tensor, "n q"]) -> Hits:
+    """Look every entry of every target up in the token's past: O(n q m), of which few pass a table of hashes."""
+    F, m = head.source.shape
+    n, w, k = seen.past_features.shape
+    active = (seen.past_values != 0).flatten(1)
+    keys = (torch.arange(w, device=targets.device).unsqueeze(-1) * F + seen.past_features).flatten(1)
+    entry_keys = (head.lag - 1) * F + head.source
+    # Column `size` takes what didn't fire; the one after it, which stays False, is where free entries look.
+    size = 1 << (16 * w * k - 1).bit_length()
+    fired = torch.zeros(n, size + 2, dtype=torch.bool, device=targets.device)
+    fired.scatter_(1, torch.where(active, _hash(keys, size), size), True)
+    look = torch.where(head.source == EMPTY, size + 1, _hash(entry_keys, size))
+    token, flat = fired.gather(1, look[targets].flatten(1)).nonzero(as_tuple=True)
+    column, entry = flat // m, flat % m
+    target = targets[token, column]
+
+    at, place = active.nonzero(as_tuple=True)
+    ordered, order = (at * (w * F) + keys[at, place]).sort()
+    wanted = token * (w * F) + entry_keys[target, entry]
+    found = torch.searchsorted(ordered, wanted).clamp_(max=max(len(ordered) - 1, 0))
+    hit = ordered[found] == wanted
+    return Hits(token[hit], column[hit], target[hit], entry[hit], place[order[found[hit]]])
+
+
+def _hash(keys: Int[Tensor, "*n"], size: int) -> Int[Tensor, "*n"]:
+    """Keys spread over 0..size - 1, `size` a power of two."""
+    return (keys * 0x9E3779B1 >> 15) & (size - 1)

@@ -1,20 +1,25 @@
 """Which features tend to fire a few tokens after which others, in bounded memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
 
-from chronosae.autoencoders.codes import Codes
-from chronosae.autoencoders.trackers.candidates import CHALLENGERS, Candidates
-from chronosae.autoencoders.trackers.history import History, as_slots, history, same_document, sample_tokens
-from chronosae.autoencoders.trackers.marginals import LagMarginals
-from chronosae.autoencoders.trackers.moments import CandidateMoments
-from chronosae.autoencoders.trackers.sketch import TripleSketch
-from chronosae.autoencoders.trackers.state import TensorState
+from chronosae.autoencoders import Codes
+from chronosae.autoencoders.parts import Positive
+from chronosae.autoencoders.parts.terms import TRACKERS, TrackerSpec
 from chronosae.config import UserError
 from chronosae.kernels import blank, unknown
+from chronosae.objectives.candidates import CHALLENGERS, Candidates
+from chronosae.objectives.causal_head import PredictionHead
+from chronosae.objectives.history import History, as_slots, history, same_document, sample_tokens
+from chronosae.objectives.regressors import RegressorCounts
+from chronosae.objectives.sketch import LagMarginals, TripleSketch
+from chronosae.objectives.term import StepContext
+from chronosae.objectives.tracker import TensorState
 
 Interaction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(source, target, lag, source's activation, target's activation), flat and equally long -> R of each, in [0, 1]."""
@@ -23,12 +28,43 @@ TABLE_BYTES = 2**25
 """Workspace per piece of a batch; the pieces are as large as it allows."""
 
 
+@TRACKERS.add
+class CorrelationTracker(TrackerSpec):
+    """Co-activation over lags 1..window in bounded memory, and C, the running mean of interactions (DESIGN 5.C)."""
+
+    kind: Literal["correlation"] = "correlation"
+    window: Positive = 4
+    """Lags."""
+    entries: Positive = 32
+    """Candidate edges (source, lag) of each feature."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Share of the newest step in C."""
+    sample_tokens: Positive | None = 128
+    """Target tokens a step; None: all."""
+
+    def make(self, d_sae: int, seed: int = 0, device: torch.device | str = "cpu") -> "TemporalCorrelationTracker":
+        return TemporalCorrelationTracker(
+            d_sae, self.window, self.entries, self.alpha, self.sample_tokens, seed=seed, device=device
+        )
+
+    def show(self, tracker: "TemporalCorrelationTracker", step: StepContext) -> None:
+        layout = step.layout("correlation tracker")
+        head = step.head("causal_prediction")
+        interaction = head.interaction if isinstance(head, PredictionHead) else None
+        # Candidates are chosen on the first half and measured on the second: the same tokens would flatter them.
+        if step.progress >= 0.5 and not tracker.measuring:
+            tracker.measure()
+        tracker.update(
+            step.forward.codes.detach(), layout.mask, layout.doc_ids, step=step.draws.step, interaction=interaction
+        )
+
+
 class TemporalCorrelationTracker(TensorState):
     """Candidate edges (source j, lag l) of every target i, l = 1..window, with what is needed to weigh them.
 
     Per update, on a sample of tokens: exact marginals; approximate counts of all co-active triples (`TripleSketch`);
     exact counts for the `entries` most surprising triples of each target, which enter and leave by z (`Candidates`);
-    and, after `measure()`, second moments of the candidates then held (`CandidateMoments`), on which
+    and, after `measure()`, how often the candidates then held fire together (`RegressorCounts`), on which
     `chronosae.analysis` regresses. Choosing candidates and measuring them on later tokens keeps the choice honest.
     No pair crosses a document or a sequence. Memory is O(F entries^2) and a sketch of at most 2^24 cells.
 
@@ -54,7 +90,12 @@ class TemporalCorrelationTracker(TensorState):
     """
 
     _tensors = ("tokens_sampled", "tokens_seen", "tokens_since_halving", "measuring", "last_step")
-    _parts = ("marginals", "sketch", "candidates", "moments")
+    _parts: ClassVar[Mapping[str, str]] = {
+        "marginals": "marginals",
+        "sketch": "sketch",
+        "candidates": "candidates",
+        "regressors": "moments",  # their name in saved files
+    }
 
     def __init__(
         self,
@@ -76,7 +117,7 @@ class TemporalCorrelationTracker(TensorState):
         self.marginals = LagMarginals(d_sae, window, device)
         self.sketch = TripleSketch(d_sae, window, cells or _cells(d_sae, window), device)
         self.candidates = Candidates(d_sae, entries, device)
-        self.moments = CandidateMoments(d_sae, window, entries, device)
+        self.regressors = RegressorCounts(d_sae, window, entries, device)
         counters = ("tokens_sampled", "tokens_seen", "tokens_since_halving", "last_step")
         for name in counters:
             setattr(self, name, torch.zeros((), dtype=torch.int64, device=device))
@@ -118,11 +159,11 @@ class TemporalCorrelationTracker(TensorState):
         self._screen(seen)
 
     def measure(self) -> None:
-        """Fix the candidates held now as regressors and count their moments from the next update on, from zero.
+        """Fix the candidates held now as regressors and count them from the next update on, from zero.
 
         Screening goes on beside it; call again for a fresh set.
         """
-        self.moments.start(self.candidates.source, self.candidates.lag)
+        self.regressors.start(self.candidates.source, self.candidates.lag)
         self.measuring.fill_(True)
 
     def interactions(self, step: int | None = None) -> Float[Tensor, "F m"]:
@@ -134,7 +175,7 @@ class TemporalCorrelationTracker(TensorState):
         held, places, found = self.candidates, [], []
         self.marginals.add(seen)
         if self.measuring:
-            self.moments.add(seen)
+            self.regressors.add(seen)
         for piece in seen.pieces(self._piece_size(seen)):
             target, slot, lag, source_value, target_value = held.co_active(piece)
             place = target * held.count.shape[1] + slot
@@ -170,7 +211,7 @@ class TemporalCorrelationTracker(TensorState):
     def _forget(self, coming: int) -> None:
         self.tokens_since_halving += coming
         if self.tokens_since_halving > self.half_life:
-            for part in (self.marginals, self.sketch, self.candidates, self.moments):
+            for part in (self.marginals, self.sketch, self.candidates, self.regressors):
                 part.halve()
             self.tokens_since_halving.fill_(coming)
 

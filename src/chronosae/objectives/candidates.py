@@ -9,17 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from chronosae.autoencoders.trackers.history import History
-from chronosae.autoencoders.trackers.marginals import LagMarginals
-from chronosae.autoencoders.trackers.sketch import Triples, TripleSketch, surprise
-from chronosae.autoencoders.trackers.state import TensorState
 from chronosae.kernels import Held, Standing, admit, challenge, held_hits
+from chronosae.objectives.history import EMPTY, History
+from chronosae.objectives.sketch import LagMarginals, Triples, TripleSketch, surprise
+from chronosae.objectives.tracker import TensorState
 
 CHALLENGERS = 8
 """Triples that may enter a target's slots in one update."""
 MIN_COUNT = 2
 """Occurrences below which a triple is not worth a slot."""
-EMPTY = -1
 
 
 class Candidates(TensorState):

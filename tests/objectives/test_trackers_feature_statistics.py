@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chronosae.autoencoders import DenseCodes, SparseCodes
-from chronosae.autoencoders.trackers import FeatureImportance, FiringFrequency
+from chronosae.objectives import FeatureImportance, FiringFrequency
 
 D_SAE = 7
 

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chronosae.autoencoders.codes import SparseCodes
-from chronosae.autoencoders.trackers.state import TensorState
+from chronosae.autoencoders import SparseCodes
 from chronosae.config import UserError
+from chronosae.objectives.tracker import TensorState
 
 LEVELS = 255
 

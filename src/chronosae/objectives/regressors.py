@@ -1,7 +1,7 @@
-"""Second moments of each target's own few regressors: what a regression on lagged firing needs, without F x F.
+"""Counts of each target's own few regressors firing together: what a regression on lagged firing needs, not F x F.
 
 Regressors of target i: whether source j fired at t - l for its m candidates (j, l), then whether i itself fired at
-t - 1 .. t - w. Counted on tokens that have all w predecessors, so that every target's matrix is a true second moment.
+t - 1 .. t - w. Counted on tokens that have all w predecessors, so that every target's counts are of one set of tokens.
 Shapes: F targets, r = m + w regressors.
 """
 
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chronosae.autoencoders.trackers.history import History
-from chronosae.autoencoders.trackers.state import TensorState
 from chronosae.kernels import count_regressors
+from chronosae.objectives.history import EMPTY, History
+from chronosae.objectives.tracker import TensorState
 
 TABLE_BYTES = 2**24
 """Of a table [n, F r] of what fired; bounds the tokens handled at a time."""
@@ -21,10 +21,10 @@ BLOCK = 2**18
 """Regressor events handled at a time; bounds the workspace."""
 
 
-class CandidateMoments(TensorState):
+class RegressorCounts(TensorState):
     """Counts over `tokens` tokens, for regressors that stay fixed from `start` on.
 
-    `source`, `lag [F, r]`: the regressors (source EMPTY = -1 where there is none). `joint [F, r, r]`: tokens on which
+    `source`, `lag [F, r]`: the regressors (source EMPTY where there is none). `joint [F, r, r]`: tokens on which
     two regressors fired together, the diagonal their own counts. `with_target [F, r]`: tokens on which a regressor
     and the target fired. `target [F]`: tokens on which the target fired.
     """
@@ -33,7 +33,7 @@ class CandidateMoments(TensorState):
 
     def __init__(self, d_sae: int, window: int, slots: int, device: torch.device | str = "cpu") -> None:
         self.window, r = window, slots + window
-        self.source = torch.full((d_sae, r), -1, dtype=torch.int64, device=device)
+        self.source = torch.full((d_sae, r), EMPTY, dtype=torch.int64, device=device)
         self.lag = torch.ones(d_sae, r, dtype=torch.int64, device=device)
         self.joint = torch.zeros(d_sae, r, r, device=device)
         self.with_target = torch.zeros(d_sae, r, device=device)
@@ -44,7 +44,7 @@ class CandidateMoments(TensorState):
         self.owner = torch.zeros(d_sae * r, dtype=torch.int64, device=device)
 
     def start(self, source: Int[Tensor, "F m"], lag: Int[Tensor, "F m"]) -> None:
-        """Count afresh for these candidates (source -1: none); every target's own lags are added."""
+        """Count afresh for these candidates (EMPTY: none); every target's own lags are added."""
         d_sae = len(source)
         own = torch.arange(d_sae, device=source.device)[:, None].expand(-1, self.window)
         own_lag = torch.arange(1, self.window + 1, device=source.device).expand(d_sae, -1)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chronosae.autoencoders import DenseCodes, SparseCodes
-from chronosae.autoencoders.trackers import CandidateMoments, TemporalCorrelationTracker, as_slots, same_document
-from chronosae.autoencoders.trackers.history import history, sample_tokens
 from chronosae.config import UserError
 from chronosae.kernels import dense_only
+from chronosae.objectives import RegressorCounts, TemporalCorrelationTracker, as_slots, same_document
+from chronosae.objectives.history import history, sample_tokens
 
 F, WINDOW = 6, 3
 
@@ -77,24 +77,24 @@ def test_marginals_are_exact_counts_over_pairs_that_count(seed):
 
 @given(st.integers(0, 200), st.sampled_from([None, 7]))
 @settings(max_examples=10)
-def test_moments_are_exact_over_tokens_with_a_full_history(seed, sample):
+def test_regressor_counts_are_exact_over_tokens_with_a_full_history(seed, sample):
     tracker = TemporalCorrelationTracker(F, WINDOW, entries=4, sample_tokens=sample)
     tracker_on([seed, seed + 1, seed + 2], tracker, measure_after=1)
-    moments = tracker.moments
-    joint, with_target = torch.zeros_like(moments.joint), torch.zeros_like(moments.with_target)
+    counts = tracker.regressors
+    joint, with_target = torch.zeros_like(counts.joint), torch.zeros_like(counts.with_target)
     target, tokens = torch.zeros(F), 0
     for step in (1, 2):
         on, (mask, doc_ids) = random_codes(seed + step).values != 0, random_layout(seed + step)
         full = same_document(mask, doc_ids, WINDOW).all(-1)
         for row, t in sample_tokens(mask, sample, 0, step).tolist():
             if full[row, t]:
-                x = on[row, t - moments.lag, moments.source.clamp(min=0)] & (moments.source >= 0)
+                x = on[row, t - counts.lag, counts.source.clamp(min=0)] & (counts.source >= 0)
                 joint += x[:, :, None] & x[:, None, :]
                 with_target += x & on[row, t][:, None]
                 target += on[row, t]
                 tokens += 1
-    assert torch.equal(moments.joint, joint) and torch.equal(moments.with_target, with_target)
-    assert torch.equal(moments.target.float(), target) and int(moments.tokens) == tokens
+    assert torch.equal(counts.joint, joint) and torch.equal(counts.with_target, with_target)
+    assert torch.equal(counts.target.float(), target) and int(counts.tokens) == tokens
 
 
 def held(tracker: TemporalCorrelationTracker) -> dict[tuple[int, int, int], float]:
@@ -247,7 +247,7 @@ def test_flat_codes_are_refused():
 FULL_SIZE = """
 import resource, sys, torch
 from chronosae.autoencoders.codes import SparseCodes
-from chronosae.autoencoders.trackers import TemporalCorrelationTracker
+from chronosae.objectives import TemporalCorrelationTracker
 torch.set_num_threads(1)
 sample, F = int(sys.argv[1]) or None, 16384
 indices = torch.rand(16, 128, F // 16).topk(32).indices.sort().values * 16
@@ -297,7 +297,7 @@ def test_compiled_counting_ends_in_the_same_state_as_torch(cells: int | None) ->
         torch.testing.assert_close(value, reference[name], rtol=0, atol=0, msg=name)
 
 
-def test_compiled_moments_of_many_tokens_are_those_of_torch() -> None:
+def test_compiled_regressor_counts_of_many_tokens_are_those_of_torch() -> None:
     """More than a block of the compiled loop, which holds 128; several targets share a regressor, some have few."""
     codes, (mask, doc_ids) = random_codes(0, batch=5, pos=60), random_layout(0, batch=5, pos=60)
     codes = DenseCodes(codes.values * mask.unsqueeze(-1), None)
@@ -306,10 +306,10 @@ def test_compiled_moments_of_many_tokens_are_those_of_torch() -> None:
     source = (pair % F).masked_fill(torch.rand(pair.shape) < 0.3, -1)
     states = []
     for compiled in (True, False):
-        moments = CandidateMoments(F, WINDOW, 5)
-        moments.start(source, pair // F + 1)
+        counts = RegressorCounts(F, WINDOW, 5)
+        counts.start(source, pair // F + 1)
         with nullcontext() if compiled else dense_only():
-            moments.add(seen)
-        states.append(moments.state_dict())
+            counts.add(seen)
+        states.append(counts.state_dict())
     assert len(seen.valid) > 200 and int(states[0]["tokens"]) > 50
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
