@@ -1,34 +1,23 @@
-"""The preset table as data that people and programs read: what each preset is, and what its options mean."""
+"""Presets and parts as data that people and programs read: what each is, and what its options mean."""
 
 from typing import Any
 
-from chronosae.autoencoders.parts.base import PartSpec, Registry
-from chronosae.autoencoders.presets import PRESETS, find_preset
-from chronosae.autoencoders.presets.base import PartsOptions
-from chronosae.autoencoders.spec import (
-    ACTIVATIONS,
-    BODIES,
-    CORRUPTIONS,
-    KERNELS,
-    MIXERS,
-    NORMS,
-    POSITION_MASKS,
-    TERMS,
-    WATCHERS,
-    Normalisation,
-    Spec,
-)
+from chronosae.autoencoders import Normalisation, Spec
+from chronosae.autoencoders.parts.temporal import FEATURE_KERNELS
+from chronosae.autoencoders.spec import ACTIVATIONS, BODIES, CORRUPTIONS, MIXERS, NORMS, POSITION_MASKS, TERMS, TRACKERS
 from chronosae.config.reference import Entry, entries
+from chronosae.config.registry import PartSpec, Registry, summary_of
+from chronosae.presets import PRESETS, PartsPreset, find_preset
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     NORMS,
     MIXERS,
-    KERNELS,
+    FEATURE_KERNELS,
     POSITION_MASKS,
     ACTIVATIONS,
     TERMS,
     CORRUPTIONS,
-    WATCHERS,
+    TRACKERS,
     BODIES,
 )
 """All slots, in the order in which data flows through them."""
@@ -37,8 +26,7 @@ _FIRST = ("d_sae", "k")  # of the shared options
 
 def default_spec(name: str) -> Spec:
     """The preset as it is without any option. The width is an example: nothing here depends on it."""
-    preset = PRESETS[name]
-    return preset.make(preset.options(), 64, Normalisation())
+    return PRESETS[name]().spec(64, Normalisation())
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -51,11 +39,11 @@ def describe(name: str) -> dict[str, Any]:
     spec = default_spec(name)
     return {
         "name": name,
-        "summary": preset.summary,
+        "summary": summary_of(preset).removesuffix("."),
         "paper": preset.paper,
         "causal": spec.causal,
         "receptive_field": spec.receptive_field,
-        "defaults": preset.options().model_dump(mode="json"),
+        "defaults": preset().model_dump(mode="json"),
     }
 
 
@@ -65,8 +53,8 @@ def option_entries(name: str) -> list[Entry]:
     Raises:
         UserError: no such preset.
     """
-    found = list(entries(find_preset(name, "list").options))
-    own = [entry for entry in found if entry.key not in PartsOptions.model_fields]
+    found = list(entries(find_preset(name, "list")))
+    own = [entry for entry in found if entry.key not in PartsPreset.model_fields]
     first = [entry for entry in found if entry.key in _FIRST]
     return [*own, *first, *(entry for entry in found if entry not in own and entry not in first)]
 
