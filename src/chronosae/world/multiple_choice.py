@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from chronosae.world.facts import SUBJECTS, TABLES, Fact, facts
+from chronosae.world.knowledge import SUBJECTS, TABLES, Fact, facts
 from chronosae.world.paraphrases import WORDINGS
 from chronosae.world.text import mark, plain
 

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from chronosae.planted.ground import Edge
-from chronosae.planted.scores.matching import Matching
+from chronosae.planted.sample import Edge
+from chronosae.planted.scores import Matching
 
 EdgeScores = Mapping[Edge, float] | Float[Tensor, "lags d_sae d_sae"]
 """Score of each candidate edge. A mapping holds the declared edges only; `n_candidates` says how many there were."""
@@ -39,7 +39,7 @@ def edge_auroc(
 ) -> float:
     """P(a planted edge scores higher than another candidate) + P(equal) / 2, over all triples.
 
-    Arguments:
+    Args:
         n_candidates: for a mapping: lags * F * (F - 1), the candidates of which it holds the declared ones; the rest
             share the lowest rank.
 
