@@ -1,16 +1,44 @@
-"""Ctrl-C and SIGTERM during training: finish the step, save, and say how to go on."""
+"""What a run and whoever started it tell each other: progress outwards, a request to stop inwards."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from chronosae.config.run_folder import CONFIG
+from chronosae.training import LogEvent
+
+
+class Reporter:
+    """Receives the progress of a run. This one says nothing; the command line draws bars."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+
+    @contextmanager
+    def phase(self, text: str) -> Iterator[None]:
+        """Something that takes a while and has no count."""
+        yield
+
+    @contextmanager
+    def evaluation(self, text: str) -> Iterator[Callable[[str, int, int], None]]:
+        """An evaluation; what it yields is told what is being done, how much of it is done and how much there is."""
+        yield lambda what, done, total: None
+
+    @contextmanager
+    def training(self, steps: int, start: int) -> Iterator[None]:
+        """Training, from step `start` to `steps`."""
+        yield
+
+    def trained(self, event: LogEvent) -> None:
+        """Progress within `training`."""
+
 
 def resume_command(folder: Path) -> str:
     """What to type to go on."""
-    return f"chronosae run {folder / 'config.yaml'} --out-dir {folder} --resume"
+    return f"chronosae run {folder / CONFIG} --out-dir {folder} --resume"
 
 
 class Interrupted(Exception):
@@ -21,7 +49,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Set by the first signal; a second one interrupts at once."""
+    """Set by the first Ctrl-C or SIGTERM: training finishes its step and saves. A second one interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False
