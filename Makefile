@@ -23,7 +23,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,9 +33,9 @@ lint: $(STAMP)
 
 # A broken promise is told and makes the command fail, but the others are still measured.
 bench: $(STAMP)
-	@failed=0; for name in harvest cache_read trainer_overhead temporal_tax temporal_extra memory streaming_latency \
-	  roofline scaling; do \
-	  $(BIN)/python benchmarks/$$name.py || failed=1; done; \
+	@failed=0; for name in reading.py\ harvest reading.py\ cache_read steps.py\ trainer_overhead steps.py\ temporal_tax \
+	  steps.py\ temporal_extra costs.py\ memory steps.py\ streaming_latency costs.py\ roofline steps.py\ scaling; do \
+	  $(BIN)/python benchmarks/$$name || failed=1; done; \
 	if test -x .peers/bin/python; then for name in train_step harvest_peers whole_run; do \
 	  $(BIN)/python benchmarks/$$name.py || failed=1; done; fi; \
 	if test -x .parity/bin/python; then $(BIN)/python benchmarks/evaluations.py || failed=1; fi; exit $$failed

@@ -32,8 +32,9 @@ from torch import Tensor
 from chronosae import build, world
 from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder
-from chronosae.config import CoreEvalConfig, SubjectConfig
-from chronosae.evals import Workbench, evaluate_core, find_evaluation, read_eval_options
+from chronosae.config import SubjectConfig
+from chronosae.evals import EVALUATIONS, Heldout, Workbench
+from chronosae.evals.core import Core
 from chronosae.evals.data import LABELLED, LabelledTexts
 from chronosae.subject import Subject
 
@@ -167,23 +168,21 @@ def _short_texts(split: str) -> LabelledTexts:
 def _our_core(subject: Subject, sae: Autoencoder) -> Callable[[], Any]:
     tokens = _tokens(subject)
     mask = ~torch.isin(tokens, torch.tensor(sorted(SPECIAL)))
-    cfg = CoreEvalConfig(
-        tokens=SEQUENCES * CONTEXT, behaviour_tokens=BEHAVIOUR_SEQUENCES * CONTEXT, batch_sequences=PROMPTS
-    )
+    core = Core(tokens=SEQUENCES * CONTEXT, behaviour_tokens=BEHAVIOUR_SEQUENCES * CONTEXT, batch_sequences=PROMPTS)
 
-    def batches(_: int) -> Iterator[SequenceBatch]:
+    def batches(*_: int) -> Iterator[SequenceBatch]:
         for start in range(0, SEQUENCES, PROMPTS):
             part, seen = tokens[start : start + PROMPTS], mask[start : start + PROMPTS]
             acts = subject.activations(part, [SITE])[SITE]
             documents = torch.arange(start, start + PROMPTS).unsqueeze(1).expand_as(part)
             yield SequenceBatch(acts, seen, part, seen.long().cumsum(1) - 1, documents, ("world",) * PROMPTS)
 
-    return lambda: evaluate_core({"sae": sae}, subject, SITE, batches, cfg)
+    bench = Workbench(subject, SITE, heldout=Heldout(batches))
+    return lambda: core.run(bench, {"sae": sae})
 
 
 def _our_probing(subject: Subject, sae: Autoencoder, protocol: str) -> Callable[[], Any]:
-    options = read_eval_options(
-        "sparse_probing",
+    probing = EVALUATIONS["sparse_probing"].read(
         {
             "data": [DATA],
             "protocol": protocol,
@@ -193,7 +192,7 @@ def _our_probing(subject: Subject, sae: Autoencoder, protocol: str) -> Callable[
             "context": CONTEXT,
         },
     )
-    return lambda: find_evaluation("sparse_probing").run(options, Workbench(subject, SITE), {"sae": sae})
+    return lambda: probing.run(Workbench(subject, SITE), {"sae": sae})
 
 
 def _peer(subject: Subject, sae: Autoencoder, folder: Path) -> SimpleNamespace:

@@ -33,8 +33,8 @@ def product(size: argparse.Namespace) -> Step:
 def chronosae(size: argparse.Namespace) -> Step:
     """Ours: the trainer's whole step."""
     from chronosae.activations import SequenceBatch
-    from chronosae.autoencoders import build
     from chronosae.config import TrainingConfig
+    from chronosae.presets import build
     from chronosae.training import Trainee
 
     sae = build("topk", d_in=size.d_in, d_sae=size.d_sae, k=size.k, aux_weight=0).to("cuda")
@@ -104,34 +104,30 @@ def saelens(size: argparse.Namespace) -> Step:
 
 def parts(size: argparse.Namespace) -> dict[str, Step]:
     """The kernels of our step, on the sizes of a step."""
-    from chronosae.kernels import Moments, Rates
-    from chronosae.kernels.gpu import gpu_kernels
-    from chronosae.kernels.gpu.combine import combine
-    from chronosae.kernels.gpu.slots import by_feature
-    from chronosae.kernels.gpu.weighted_rows import weighted_rows, weighted_rows_and_dots
+    from chronosae.kernels import Moments, Rates, encode_topk, gpu, triton_kernels
+    from chronosae.kernels.gpu.slots import by_feature, combine, weighted_rows, weighted_rows_and_dots
 
-    gpu = gpu_kernels(torch.empty(0, device="cuda"))
-    assert gpu is not None
+    assert triton_kernels(torch.empty(0, device="cuda"))
     W = torch.randn(size.d_sae, size.d_in, device="cuda")
     x = torch.randn(size.tokens, size.d_in, device="cuda")
     bias, low, narrow = torch.zeros(size.d_sae, device="cuda"), x.bfloat16(), W.bfloat16()
     pre, active = low @ narrow.T, torch.ones(size.tokens, dtype=torch.bool, device="cuda")
-    values, indices = gpu.largest_positive(pre, size.k, active, bias)
+    values, indices = gpu.select.largest_positive(pre, size.k, active, bias)
     slots, moments = by_feature(indices, values, size.d_sae), Moments(torch.zeros_like(W), torch.zeros_like(W))
-    energy, rates = gpu.gradient_energy(W, W, True), Rates(0.0, 0.9, 0.999, 1e-8, 0.0, 1)
+    energy, rates = gpu.adam.gradient_energy(W, W, True), Rates(0.0, 0.9, 0.999, 1e-8, 0.0, 1)
     with torch.no_grad():
         return {
             "weights to bfloat16": lambda _: W.bfloat16(),
-            "choice": lambda _: gpu.largest_positive(pre, size.k, active, bias),
-            "exact choice from float32, product included": lambda _: gpu.encode_topk(x, W, bias, size.k),
+            "choice": lambda _: gpu.select.largest_positive(pre, size.k, active, bias),
+            "exact choice from float32, product included": lambda _: encode_topk(x, W, bias, size.k),
             "decode": lambda _: combine(indices, values, narrow),
-            "error": lambda _: gpu.squared_error(x, x, active),
+            "error": lambda _: gpu.elementwise.squared_error(x, x, active),
             "slots by feature": lambda _: by_feature(indices, values, size.d_sae),
             "decoder gradients": lambda _: weighted_rows_and_dots(slots, values, low, W),
             "encoder gradients": lambda _: weighted_rows(slots, values, low),
-            "gradient norms": lambda _: gpu.gradient_energy(W, W, True),
-            "AdamW": lambda _: gpu.adamw_(W, W, moments, energy[1], rates, on_sphere=True),
-            "counts": lambda _: gpu.count_active(indices, values, size.d_sae),
+            "gradient norms": lambda _: gpu.adam.gradient_energy(W, W, True),
+            "AdamW": lambda _: gpu.adam.adamw_(W, W, moments, energy[1], rates, on_sphere=True),
+            "counts": lambda _: gpu.slots.count_active(indices, values, size.d_sae),
         }
 
 

@@ -1,4 +1,4 @@
-"""Trains every arm of `chronosae.planted.mechanisms` and judges every claim.
+"""Trains every arm of `mechanism_claims` on planted data and judges every claim.
 
 python benchmarks/mechanisms.py [--out results/planted/mechanisms.json] [--seeds 5] [--steps 2500] [--only multiscale]
 
@@ -13,13 +13,19 @@ import platform
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
-from chronosae.planted.mechanisms import ARMS, CLAIMS, arms_of, judge, markdown
+import torch
+from mechanism_claims import ARMS, CLAIMS, NOISE, Arm, arms_of, judge, markdown
+
+from chronosae.autoencoders.parts.inputs import CORRUPTIONS
+from chronosae.planted import PLANTED
+from chronosae.planted.study import Recipe, Scores, heldout, score, train
 
 
 def main() -> None:
@@ -56,6 +62,17 @@ def main() -> None:
     print(json.dumps(results["claims"]) if args.json else _table(results["claims"]))
 
 
+def run_arm(arm: Arm, *, seed: int, recipe: Recipe, heldout_sequences: int = 256) -> Scores:
+    """Train and score one arm."""
+    spec = PLANTED[arm.data]
+    recipe = replace(recipe, **arm.recipe, shuffle=arm.shuffle)
+    sae = train(spec, arm.preset, arm.all_options(), seed=seed, recipe=recipe)
+    data = heldout(spec, heldout_sequences, seed, arm.shuffle)
+    kind = arm.support_of()
+    corruption = CORRUPTIONS.read(NOISE) if arm.noisy else None
+    return score(sae, data, data.features(kind) if kind else None, corruption)
+
+
 def _write_page(page: Path, results: dict[str, Any]) -> None:
     text = page.read_text(encoding="utf-8")
     before, rest = text.split("<!-- tables -->")
@@ -64,10 +81,6 @@ def _write_page(page: Path, results: dict[str, Any]) -> None:
 
 
 def _run(arm: str, seed: int, steps: int) -> dict[str, float | None]:
-    import torch
-
-    from chronosae.planted.study import Recipe, run_arm
-
     torch.set_num_threads(1)
     return asdict(run_arm(ARMS[arm], seed=seed, recipe=Recipe(steps=steps)))
 
@@ -80,8 +93,6 @@ def _load(path: Path, steps: int) -> dict[str, Any]:
             if commit != results["about"]["commit"]:
                 results["about"]["also"] = sorted({*results["about"].get("also", []), commit})
             return results
-    import torch
-
     machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU used"
     about = {"commit": commit, "torch": torch.__version__, "python": platform.python_version(), "machine": machine}
     return {"about": about, "steps": steps, "scores": {}, "claims": {}}

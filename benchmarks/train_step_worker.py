@@ -24,8 +24,8 @@ BATCHES = 4
 def chronosae(size: dict[str, Any]) -> Callable[[Tensor], Any]:
     """Ours: the trainer's whole step, with clipping, accounting and AuxK."""
     from chronosae.activations import SequenceBatch
-    from chronosae.autoencoders import build
     from chronosae.config import TrainingConfig
+    from chronosae.presets import build
     from chronosae.training import Trainee
 
     aux: dict[str, Any] = {} if size["dead"] else {"aux_weight": 0}

@@ -1,36 +1,73 @@
-"""What benchmarks of our own steps share: tasks that take turns, and what is told of the machine."""
+"""What benchmarks of our own share: sub-commands, tasks that take turns, and what is told of the machine."""
 
 import argparse
+import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import build
 from chronosae.config import TrainingConfig
 from chronosae.kernels import dense_only
+from chronosae.presets import build
 from chronosae.training import Trainee
 
 Task = Callable[[], Any]
 Round = dict[str, float]
+Command = Callable[[list[str]], int]
+"""A benchmark: from the words behind its name to the exit code. Its documentation is what `--help` tells."""
 
 
-def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
-    """The options that all have."""
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def command_line(commands: Iterable[Command]) -> int:
+    """The benchmark that the command line names, with the words behind it; returns the exit code."""
+    known = {command.__name__: command for command in commands}
+    options = argparse.ArgumentParser(epilog="each tells its options with --help")
+    options.add_argument("benchmark", choices=known)
+    name = options.parse_args(sys.argv[1:2]).benchmark
+    return known[name](sys.argv[2:])
+
+
+def bare_parser(command: Command, repeats: int | None) -> argparse.ArgumentParser:
+    """The options that every one has."""
+    options = argparse.ArgumentParser(
+        prog=f"{Path(sys.argv[0]).name} {command.__name__}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    options.add_argument("--repeats", type=int, default=repeats)
+    if repeats is not None:
+        options.add_argument("--repeats", type=int, default=repeats)
+    return options
+
+
+def parser(command: Command, repeats: int) -> argparse.ArgumentParser:
+    """The options of those that take turns."""
+    options = bare_parser(command, repeats)
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument(
         "--cpu", action="store_true", help="seconds of CPU instead of the clock's; with --threads 1, on a busy machine"
     )
     return options
+
+
+def tell(result: dict[str, Any], args: argparse.Namespace) -> int:
+    """Print the result where it was asked for; the exit code, 1 for a promise that is broken."""
+    if args.json:
+        print(json.dumps(result))
+    return 0 if result.get("ok", True) else 1
+
+
+def machine() -> str:
+    """Kind and number of its processors."""
+    return f"{platform.machine()}, {os.cpu_count()} cores"
 
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
@@ -40,7 +77,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "measured": "seconds of CPU" if args.cpu else "seconds",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
     }
 

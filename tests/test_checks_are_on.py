@@ -4,7 +4,7 @@ import jaxtyping
 import pytest
 import torch
 
-from chronosae.evals.pooling import last_only
+from chronosae.evals.probes import last_only
 from chronosae.kernels import sparse_decode
 
 

@@ -50,7 +50,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "position_mask": {"kind": "soft", "context": CONTEXT, "masked_gradients": True},
         "corruption": {"kind": "gaussian", "level": 0.1},
         "feature_dropout": 0.2,
-        "extra_terms": [{"kind": kind} for kind in ("cross_position", "next_token", "code_separation", "orthogonality")],
+        "extra_terms": [
+            {"kind": kind} for kind in ("cross_position", "next_token", "code_separation", "orthogonality")
+        ],
         "trackers": [{"kind": "importance"}, {"kind": "firing"}],
     },
     "input": {"preset": "multiscale", "k": 8, "placement": "input"},
@@ -59,8 +61,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def on_the_world(folder: Path) -> dict[str, Any]:
     """Hashes by autoencoder, after a run on the embedded model."""
-    import chronosae
     import yaml
+
+    import chronosae
 
     config = {
         "activations": {"context": CONTEXT},

@@ -10,9 +10,10 @@ from chronosae.version import __version__
 
 if TYPE_CHECKING:
     from chronosae.activations import SequenceBatch
-    from chronosae.autoencoders import Autoencoder, Codes, build, load
+    from chronosae.autoencoders import Autoencoder, Codes
     from chronosae.config import RunConfig, UserError, load_config
     from chronosae.pipeline import run
+    from chronosae.presets import build, load
     from chronosae.subject import Subject
 
 __all__ = [
@@ -37,8 +38,8 @@ _EXPORTS = {
     "SequenceBatch": "activations",
     "Subject": "subject",
     "UserError": "config",
-    "build": "autoencoders",
-    "load": "autoencoders",
+    "build": "presets",
+    "load": "presets",
     "load_config": "config",
     "run": "pipeline",
 }

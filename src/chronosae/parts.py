@@ -1,56 +1,70 @@
 """All that a part of your own needs, in one place; docs/architectures/your-own-part.md builds one from it.
 
-A slot's registry (`MIXERS.add` as a class decorator), the base of its specs, and what a part is handed when it runs. A
-term says what it computes with `@computes`, a tracker what it is shown with `@watches`.
+A slot's registry (`MIXERS.add` as a class decorator), the base of its specs, and what a part is handed when it runs.
 """
 
-from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
-from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.layout import Layout, Past, shifted
-from chronosae.autoencoders.parts.activations import ACTIVATIONS, Activation, ActivationSpec
-from chronosae.autoencoders.parts.base import ModuleSpec, PartSpec, Registry
-from chronosae.autoencoders.parts.corruptions import CORRUPTIONS, CorruptionSpec
-from chronosae.autoencoders.parts.feature_kernels import KERNELS, KernelSpec
-from chronosae.autoencoders.parts.mixers import MIXERS, MixerSpec
-from chronosae.autoencoders.parts.norms import NORMS, NormSpec
+from chronosae.autoencoders import (
+    Activation,
+    Codes,
+    DenseCodes,
+    Draws,
+    Layout,
+    Normalisation,
+    Pass,
+    Past,
+    SparseCodes,
+    Spec,
+    shifted,
+)
+from chronosae.autoencoders.parts import ModuleSpec
+from chronosae.autoencoders.parts.activations import ACTIVATIONS, ActivationSpec
+from chronosae.autoencoders.parts.inputs import CORRUPTIONS, NORMS, CorruptionSpec, NormSpec
 from chronosae.autoencoders.parts.position_masks import POSITION_MASKS, PositionMask, PositionMaskSpec
-from chronosae.autoencoders.parts.terms import TERMS, TermSpec
-from chronosae.autoencoders.parts.watchers import WATCHERS, WatcherSpec
-from chronosae.autoencoders.passes import Pass
-from chronosae.objectives import StepContext, computes, masked_mean, watches
+from chronosae.autoencoders.parts.temporal import FEATURE_KERNELS, MIXERS, FeatureKernelSpec, MixerSpec
+from chronosae.autoencoders.parts.terms import TERMS, TRACKERS, TrackerSpec
+from chronosae.config.registry import PartSpec, Registry
+from chronosae.objectives import SteeredTerm, StepContext, Term, masked_mean
+from chronosae.objectives.tracker import TensorState
+from chronosae.presets import PRESETS, PartsPreset, Preset, TopKPreset
 
 __all__ = [
     "ACTIVATIONS",
     "CORRUPTIONS",
-    "KERNELS",
+    "FEATURE_KERNELS",
     "MIXERS",
     "NORMS",
     "POSITION_MASKS",
+    "PRESETS",
     "TERMS",
-    "WATCHERS",
+    "TRACKERS",
     "Activation",
     "ActivationSpec",
     "Codes",
     "CorruptionSpec",
     "DenseCodes",
     "Draws",
-    "KernelSpec",
+    "FeatureKernelSpec",
     "Layout",
     "MixerSpec",
     "ModuleSpec",
     "NormSpec",
+    "Normalisation",
     "PartSpec",
+    "PartsPreset",
     "Pass",
     "Past",
     "PositionMask",
     "PositionMaskSpec",
+    "Preset",
     "Registry",
     "SparseCodes",
+    "Spec",
+    "SteeredTerm",
     "StepContext",
-    "TermSpec",
-    "WatcherSpec",
-    "computes",
+    "TensorState",
+    "Term",
+    "TopKPreset",
+    "TrackerSpec",
     "masked_mean",
     "shifted",
-    "watches",
 ]

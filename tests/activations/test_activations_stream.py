@@ -18,7 +18,7 @@ from chronosae.activations import (
     training_sequences,
 )
 from chronosae.config import UserError
-from chronosae.corpora import Mixture, register
+from chronosae.corpora import CORPORA, Corpus, Mixture
 from chronosae.subject import Subject
 
 
@@ -146,10 +146,13 @@ def test_text_that_is_trained_on_is_refused_for_the_evaluations_by_any_name(tiny
 
 
 def test_a_registered_corpus_evaluates_on_another_split_or_subset_than_it_trains_on(tiny, run_config):
-    def source(name, split, subset):
-        return Listed(name, [f"{split} {subset} text " * 3] * 40, fingerprint=f"{split} {subset}")
+    @CORPORA.add
+    class Parted(Corpus):
+        name = "parted"
 
-    register("parted", source)
+        def documents(self, start=0):
+            return iter(([f"{self.split} {self.subset} text " * 3] * 40)[start:])
+
     cfg = with_corpus(run_config(corpus={"path": "parted", "subset": "small"}), eval_path="parted")
     with pytest.raises(UserError, match=r"corpus\.eval_path: 'parted' with split 'train'.*set corpus\.eval_split"):
         heldout_tokens(cfg, tiny, 4)

@@ -21,9 +21,9 @@ from chronosae.activations import (
     open_stream,
     training_stream,
 )
-from chronosae.autoencoders import build
 from chronosae.config import ActivationsConfig, TrainingConfig, UserError
 from chronosae.corpora import Mixture
+from chronosae.presets import build
 from chronosae.training import Trainee, Trainer
 
 SITE = "blocks.0.hook_resid_post"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from causal_edges import chain_f1, counted, part, planted_chains, score, world
 
 from chronosae.analysis import (
     LaggedCounts,
@@ -14,13 +15,10 @@ from chronosae.analysis import (
     shuffle_time,
     surprise_edges,
 )
-from chronosae.analysis.edge_set import EdgeSet
-from chronosae.analysis.edges import regress
-from chronosae.analysis.regressors import from_counts, from_moments
-from chronosae.autoencoders.trackers import TemporalCorrelationTracker
-from chronosae.autoencoders.trackers.history import history, same_document
+from chronosae.analysis.edges import EdgeSet, from_counts, from_tracker, regress
 from chronosae.config import UserError
-from chronosae.planted.edge_study import chain_f1, counted, part, planted_chains, score, world
+from chronosae.objectives import TemporalCorrelationTracker
+from chronosae.objectives.history import history, same_document
 
 SEEDS = (0, 1, 2)
 FIRST_IS_FAST = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[1:])]
@@ -114,9 +112,9 @@ def test_exact_counts_and_moments_of_the_same_candidates_agree():
     tracker.candidates.lag.copy_(regressors.lag[:, :32])
     tracker.measure()
     valid = same_document(data.mask, data.doc_ids, 4)
-    tracker.moments.add(history(data.codes, valid, data.mask.nonzero()[:6400]))
-    tracker.moments.add(history(data.codes, valid, data.mask.nonzero()[6400:]))
-    (measured,) = from_moments(tracker.moments)
+    tracker.regressors.add(history(data.codes, valid, data.mask.nonzero()[:6400]))
+    tracker.regressors.add(history(data.codes, valid, data.mask.nonzero()[6400:]))
+    (measured,) = from_tracker(tracker.regressors)
     # The first four tokens of a sequence count in one and not in the other, hence the tolerance.
     torch.testing.assert_close(measured.covariance, regressors.covariance, atol=2e-3, rtol=0)
     both = torch.stack([regress(regressors)[0], regress(measured)[0]])

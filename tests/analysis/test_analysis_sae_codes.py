@@ -8,8 +8,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-
-from chronosae.planted.edge_study import edge_study
+from causal_edges import edge_study
 
 RESULTS = Path(__file__).parents[2] / "results" / "planted" / "causal-edges.json"
 # Mean over seeds, and each: the bars for edges on the codes of an autoencoder.

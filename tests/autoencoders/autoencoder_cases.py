@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from chronosae.autoencoders import PRESETS, Autoencoder, Draws, Normalisation, Pass, build
+from chronosae.autoencoders import Autoencoder, Draws, Normalisation, Pass
 from chronosae.autoencoders.parts.activations import ACTIVATIONS
 from chronosae.autoencoders.parts.position_masks import POSITION_MASKS
 from chronosae.objectives import StepContext, reconstruction_error, term_value
+from chronosae.presets import PRESETS, build
 
 D_IN, D_SAE, CONTEXT = 8, 24, 40
 

@@ -6,7 +6,8 @@ from autoencoder_cases import CASES, D_IN, D_SAE, each_case, make
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronosae.autoencoders import SparseCodes, build
+from chronosae.autoencoders import SparseCodes
+from chronosae.presets import build
 
 KINDS = ("none", "dataset", "token")
 # Other bodies have dictionaries of another shape, with tests of their own.

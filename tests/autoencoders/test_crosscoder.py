@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 import chronosae
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import Draws, Normalisation, SparseCodes, build
-from chronosae.autoencoders.crosscoder import Crosscoder
+from chronosae.autoencoders import Crosscoder, Draws, Normalisation, SparseCodes
 from chronosae.config import TrainingConfig, UserError
 from chronosae.objectives import StepContext, reconstruction_error, term_value
-from chronosae.objectives.window import window_auxk_error, window_error
+from chronosae.objectives.auxk import window_auxk_error, window_error
+from chronosae.presets import build
 from chronosae.training import Trainee
 
 D, F, T = 8, 24, 3

@@ -6,15 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders.parts.activations import (
-    Activation,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    JumpReLUActivation,
-    WinnerTakeAll,
-)
-from chronosae.autoencoders.parts.selection import compact, smallest_of_largest
+from chronosae.autoencoders import Activation, JumpReLUActivation
+from chronosae.autoencoders.codes import compact, smallest_of_largest
+from chronosae.autoencoders.parts.activations import BatchTopK, Gated, JumpReLU, WinnerTakeAll
 
 seeds = st.integers(0, 10_000)
 

@@ -3,8 +3,8 @@
 import torch
 from autoencoder_cases import D_IN, inputs
 
-from chronosae.autoencoders.layout import zero_masked
-from chronosae.autoencoders.parts.norms import BatchNorm, LayerNorm
+from chronosae.autoencoders.parts.inputs import BatchNorm, LayerNorm
+from chronosae.autoencoders.tokens import zero_masked
 
 
 def test_batch_norm_uses_the_unmasked_tokens_of_the_batch_and_remembers_a_running_mean() -> None:

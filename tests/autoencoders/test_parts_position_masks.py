@@ -6,7 +6,7 @@ from autoencoder_cases import D_IN, D_SAE, inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.autoencoders.parts.activations import ACTIVATIONS
 from chronosae.autoencoders.parts.position_masks import (
     POSITION_MASKS,
@@ -17,6 +17,7 @@ from chronosae.autoencoders.parts.position_masks import (
     SoftMask,
 )
 from chronosae.objectives import reconstruction_error
+from chronosae.presets import build
 
 CONTEXT = 16
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders import Autoencoder, Draws, build
-from chronosae.autoencoders.parts.corruptions import CORRUPTIONS
+from chronosae.autoencoders import Autoencoder, Draws
+from chronosae.autoencoders.parts.inputs import CORRUPTIONS
 from chronosae.objectives import reconstruction_error
+from chronosae.presets import build
 
 each_corruption = pytest.mark.parametrize("kind", CORRUPTIONS.kinds)
 

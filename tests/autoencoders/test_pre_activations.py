@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chronosae.autoencoders import build
+from chronosae.presets import build
 
 
 @pytest.mark.parametrize("preset", ["topk", "positional", "causal"])

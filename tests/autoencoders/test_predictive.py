@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import chronosae
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import DenseCodes, Normalisation, build
-from chronosae.autoencoders.predictive import EPS, PredictiveAutoencoder, PredictiveCodes
+from chronosae.autoencoders import DenseCodes, Normalisation, PredictiveAutoencoder, PredictiveCodes
+from chronosae.autoencoders.predictive import EPS
 from chronosae.config import TrainingConfig, UserError
+from chronosae.presets import build
 from chronosae.training import Trainee
 
 D, F = 8, 32

@@ -14,10 +14,9 @@ from saelens_folders import OLD, VARIANTS, D, F, K, weights, write
 from safetensors.torch import load_file, save_file
 
 import chronosae
-from chronosae.autoencoders import build
-from chronosae.autoencoders.saelens import export_temporal
-from chronosae.autoencoders.storage import read_metadata
+from chronosae.autoencoders import export_temporal, read_metadata
 from chronosae.config import UserError
+from chronosae.presets import build
 
 
 def acts() -> torch.Tensor:

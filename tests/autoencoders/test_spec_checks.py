@@ -9,8 +9,9 @@ import torch
 import chronosae
 from chronosae import UserError
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import load_trackers, save_trackers
+from chronosae.autoencoders import save_trackers
 from chronosae.config import TrainingConfig
+from chronosae.presets import PRESETS, load_trackers
 from chronosae.training import Trainee
 
 
@@ -98,3 +99,9 @@ def test_a_mixer_computed_twice_gives_the_same_gradients() -> None:
         again.step(batch())
     for (name, left), right in zip(kept.sae.named_parameters(), again.sae.parameters(), strict=True):
         torch.testing.assert_close(left, right, msg=name)
+
+
+@pytest.mark.parametrize(("preset", "slots"), [("topk", 4), ("batch_topk", None), ("relu_l1", None), ("tfa", None)])
+def test_a_spec_says_how_many_features_are_active_where_topk_alone_decides(preset: str, slots: int | None) -> None:
+    options: dict[str, Any] = {"k": 4} if "k" in PRESETS[preset].model_fields else {}
+    assert chronosae.build(preset, d_in=16, d_sae=256, **options).cfg.slots == slots

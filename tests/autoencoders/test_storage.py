@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chronosae.autoencoders import build, load
 from chronosae.config import UserError
+from chronosae.presets import build, load
 
 
 @pytest.fixture

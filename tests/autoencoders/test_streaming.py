@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders import Autoencoder
-from chronosae.autoencoders.parts.activations import Activation
+from chronosae.autoencoders import Activation, Autoencoder, Layout
+from chronosae.autoencoders.parts.pre_activations import PreActivations
+from chronosae.autoencoders.tokens import Tokens, default_positions, number_documents
 
 CAUSAL = [name for name in CASES if make(name).causal]
 each_causal = pytest.mark.parametrize("name", CAUSAL)
@@ -115,10 +116,10 @@ def near_tie(activation: Activation, pre: Tensor, margin: float = 1e-4) -> Tenso
 
 def pre_activations(sae: Autoencoder, data: Inputs) -> Tensor:
     """What the activation function is given outside training."""
-    layout = sae._layout(data.acts, data.mask, None, data.doc_ids)
-    target, scale = sae.normalise(data.acts)
+    layout = Layout(data.mask, default_positions(data.mask), number_documents(data.doc_ids))
     with torch.no_grad():
-        return sae._encode(target, scale, data.mask, layout)[0]
+        pre, _ = sae.encode_tokens(Tokens(*sae.normalise(data.acts), data.mask, layout))
+    return pre.dense if isinstance(pre, PreActivations) else pre
 
 
 @each_causal

@@ -11,10 +11,11 @@ from autoencoder_cases import CASES, D_IN, D_SAE, MIXES, Inputs, loss_of
 from torch import Tensor
 
 import chronosae
-from chronosae.autoencoders import PRESETS, Autoencoder, Pass
-from chronosae.autoencoders.parts.watchers import WATCHERS
+from chronosae.autoencoders import Autoencoder, Pass
+from chronosae.autoencoders.parts.terms import TRACKERS
 from chronosae.config import TrainingConfig
 from chronosae.planted import FeatureGroup, PlantedSpec, PlantedStream
+from chronosae.presets import PRESETS
 from chronosae.training import Trainee, Trainer
 
 SPEC = PlantedSpec(
@@ -47,7 +48,7 @@ def planted() -> PlantedStream:
 def fresh(name: str, dtype: torch.dtype = torch.float32, trackers: bool = False) -> Autoencoder:
     preset, options = CASES[name]
     # A preset may bring a tracker of its own.
-    kinds = [] if not trackers else [kind for kind in WATCHERS.kinds if (preset, kind) != ("causal", "correlation")]
+    kinds = [] if not trackers else [kind for kind in TRACKERS.kinds if (preset, kind) != ("causal", "correlation")]
     options = options | {"trackers": [{"kind": kind} for kind in kinds]}
     return chronosae.build(preset, d_in=D_IN, d_sae=D_SAE, **options).to(dtype)
 
@@ -107,7 +108,7 @@ def test_two_steps_in_a_row_with_every_tracker_on_leave_no_graph(name: str, monk
 
     monkeypatch.setattr(type(sae), "training_pass", recorded)
     member = trainee(sae)
-    assert set(member.trackers) == set(WATCHERS.kinds)
+    assert set(member.trackers) == set(TRACKERS.kinds)
     for _ in range(2):
         member.step(stream.next()["planted"])
     assert member.stopped is None and len(passes) == 2

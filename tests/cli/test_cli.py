@@ -6,7 +6,7 @@ import pytest
 
 from chronosae import __version__
 from chronosae.cli import main
-from chronosae.cli.commands import _file_name
+from chronosae.cli.main import _file_name
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronosae.config import CorpusConfig, SourceConfig, UserError
-from chronosae.corpora import open_source, open_sources, readers, register
+from chronosae.corpora import CORPORA, Corpus, local, open_source, open_sources
 
 LINES = st.lists(st.text(alphabet="ab\n\r é", max_size=12), min_size=1, max_size=8)
 
@@ -38,7 +38,7 @@ def test_a_text_file_is_split_the_same_however_it_is_read_in_chunks(text, separa
     path = tmp_path_factory.mktemp("chunks") / "a.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "_CHUNK", chunk)
+        patch.setattr(local, "_CHUNK", chunk)
         assert texts(path, separator=separator) == text.replace("\r\n", "\n").split(separator)
 
 
@@ -79,16 +79,13 @@ def test_the_fingerprint_follows_content_and_reading_but_not_the_place(tmp_path)
 
 
 def test_a_registered_name_wins_over_a_path_and_gets_split_and_subset():
-    class Fixed:
-        fingerprint = "0"
-
-        def __init__(self, name: str, split: str, subset: str | None) -> None:
-            self.name, self.told = name, (split, subset)
+    class Fixed(Corpus):
+        name = "fixed-corpus"
 
         def documents(self, start: int = 0):
-            return iter([f"{self.told}"][start:])
+            return iter([f"{(self.split, self.subset)}"][start:])
 
-    register("fixed-corpus", Fixed)
+    CORPORA.add(Fixed)
     source = open_source(SourceConfig(path="fixed-corpus", split="test", subset="small", name="mine"))
     assert (source.name, list(source.documents())) == ("mine", ["('test', 'small')"])
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chronosae.autoencoders import PRESETS
-from chronosae.autoencoders.catalogue import REGISTRIES, default_spec
 from chronosae.cli.catalogue import causal, reads
 from chronosae.cli.pages import pages
-from chronosae.objectives import terms
+from chronosae.presets import PRESETS
+from chronosae.presets.catalogue import REGISTRIES, default_spec
 
 FOLDER = Path(__file__).parents[2] / "docs" / "architectures"
 SECTIONS = ["Equation", "Data flow", "Options", "Cost", "When to use it", "Example", "What we measured"]
@@ -24,12 +23,13 @@ def text_of(name: str) -> str:
 
 
 @pytest.fixture
-def registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registries_as_they_were() -> Iterator[None]:
     """Parts that a page registers are gone afterwards."""
-    for registry in REGISTRIES:
-        monkeypatch.setattr(registry, "kinds", dict(registry.kinds))
-    monkeypatch.setattr(terms, "_FUNCTIONS", dict(terms._FUNCTIONS))
+    before = {registry: set(registry) for registry in REGISTRIES}
     yield
+    for registry, known in before.items():
+        for name in set(registry) - known:
+            registry.remove(name)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.stem)
@@ -65,6 +65,6 @@ def test_the_overview_lists_every_preset_with_what_its_spec_says() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in [*PAGES, *FOLDER.parent.glob("extend/*.md")]:
         for target in LINK.findall(page.read_text(encoding="utf-8")):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,8 +1,7 @@
-"""The tables of the performance pages are what benchmarks/tables.py makes of the results files."""
+"""The tables of the performance pages are what benchmarks/pages.py makes of the results files."""
 
 import json
 import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,13 @@ def result(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def pages(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.delitem(sys.modules, "performance_tables", raising=False)
-    return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))["pages"]
+def pages() -> Any:
+    return runpy.run_path(str(ROOT / "benchmarks" / "pages.py"))["pages"]
 
 
 def test_the_pages_hold_what_the_results_files_hold(pages: Any) -> None:
     for name, text in pages(result).items():
-        assert text == (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"), (
-            f"python benchmarks/tables.py: {name}"
-        )
+        assert text == (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"), f"python benchmarks/pages.py: {name}"
 
 
 def test_another_result_changes_the_page_in_the_table_and_in_the_row_of_promises(pages: Any) -> None:

@@ -5,10 +5,11 @@ from functools import cache
 
 import torch
 
-from chronosae.autoencoders import Autoencoder, build
-from chronosae.evals.absorption.options import AbsorptionOptions
-from chronosae.evals.absorption.reading import AtWords, Read, codes_at
-from chronosae.evals.absorption.scoring import LetterScores, find_splits, know, score_letters
+from chronosae.autoencoders import Autoencoder
+from chronosae.evals.absorption import AbsorptionOptions
+from chronosae.evals.absorption.data import AtWords, Read, codes_at
+from chronosae.evals.absorption.measure import LetterScores, find_splits, know, score_letters
+from chronosae.presets import build
 
 LETTERS, A_LETTER, WIDTH = 6, 20, 24
 SIZE, SPECIAL = 5.0, 3.0

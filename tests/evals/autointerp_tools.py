@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from chronosae import world
-from chronosae.autoencoders import Autoencoder, SparseCodes, build
+from chronosae.autoencoders import Autoencoder, SparseCodes
 from chronosae.config import SubjectConfig
-from chronosae.evals.acts_cache import ActivationCache
-from chronosae.evals.autointerp import AutointerpOptions
-from chronosae.evals.workbench import Workbench
+from chronosae.evals.autointerp import Autointerp
+from chronosae.evals.workbench import ActivationCache, Workbench
+from chronosae.presets import build
 from chronosae.subject import Subject
 
 SITE = "blocks.0.hook_resid_pre"
@@ -190,7 +190,7 @@ def world_bench(folder: Path) -> Workbench:
     return Workbench(subject, SITE, cache=ActivationCache(folder))
 
 
-def options(server: ChatServer, **more: Any) -> AutointerpOptions:
+def options(server: ChatServer, **more: Any) -> Autointerp:
     """Small and quick."""
     small = {
         "base_url": server.base_url,
@@ -204,4 +204,4 @@ def options(server: ChatServer, **more: Any) -> AutointerpOptions:
         "n_iw_sampled_ex_for_scoring": 1,
         "n_random_ex_for_scoring": 5,
     }
-    return AutointerpOptions(**(small | more))
+    return Autointerp(**(small | more))

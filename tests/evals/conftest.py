@@ -3,7 +3,7 @@
 import pytest
 from evals_tiny import CONTEXT, likely_tokens, make_batch, random_mask, tiny_subject
 
-from chronosae.activations.batch import SequenceBatch
+from chronosae.activations import SequenceBatch
 from chronosae.subject import Subject
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from chronosae.activations.batch import SequenceBatch
+from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder
 from chronosae.subject import Subject
 

@@ -1,19 +1,31 @@
 """A tiny subject, sequences at one of its sites, and autoencoders, all in float64."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.auto import CONFIG_MAPPING
 
-from chronosae.activations.batch import SequenceBatch
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.activations import SequenceBatch
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import CoreEvalConfig
-from chronosae.evals import Batches, CoreResult, evaluate_core
+from chronosae.evals import EvalResult, Heldout, Provenance, Workbench, result_envelope, write_envelope
+from chronosae.evals.bootstrap import Interval
+from chronosae.evals.core import Core, CoreMetrics
+from chronosae.evals.core.data import CoreData
+from chronosae.evals.core.evaluation import measure
+from chronosae.evals.core.features import FeatureTable
+from chronosae.evals.core.measure import Measured
+from chronosae.evals.core.report import report
+from chronosae.presets import build
 from chronosae.subject import Subject
+
+Batches = Callable[[int], Iterator[SequenceBatch]]
 
 VOCAB, WIDTH, LAYERS, CONTEXT = 48, 16, 3, 12
 DOCUMENT = 7
@@ -101,10 +113,78 @@ def tiny_sae(preset: str = "topk", seed: int = 0, **options) -> Autoencoder:
     return sae
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A core result beside the measures it was made from."""
+
+    name: str
+    result: EvalResult
+    measured: Measured
+
+    @property
+    def metrics(self) -> CoreMetrics:
+        return CoreMetrics.model_validate(self.result.flat)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return self.result.flags
+
+    @property
+    def intervals(self) -> Mapping[str, Interval]:
+        return self.result.intervals
+
+    @property
+    def data(self) -> CoreData:
+        return self.measured.data
+
+    @property
+    def features(self) -> FeatureTable:
+        return self.measured.saes[self.name].features
+
+    @property
+    def pca_curve(self) -> dict[int, float]:
+        return self.measured.pca.curve()
+
+    @property
+    def by_position(self) -> dict[str, Any]:
+        return self.result.block["by_position"]
+
+    @property
+    def by_document_position(self) -> dict[str, Any]:
+        return self.result.block["by_document_position"]
+
+    @property
+    def histograms(self) -> dict[str, Any]:
+        return self.result.block["histograms"]
+
+
+def evaluate_core(
+    saes: Mapping[str, Autoencoder], subject: Subject, site: str, batches: Batches, cfg: CoreEvalConfig, **bench: Any
+) -> dict[str, Seen]:
+    """Core on held-out `batches`; `bench` are further fields of the workbench."""
+    place = Workbench(subject, site, heldout=Heldout(lambda n, _: batches(n), "made up"), **bench)
+    measured = measure(saes, place, cfg)
+    return {name: Seen(name, report(name, measured, cfg, place), measured) for name in saes}
+
+
 def evaluate(
-    subject: Subject, saes: dict[str, Autoencoder], batch: SequenceBatch, sizes: Sequence[int] = (4,), **options
-) -> dict[str, CoreResult]:
+    subject: Subject, saes: dict[str, Autoencoder], batch: SequenceBatch, sizes: Sequence[int] = (4,), **options: Any
+) -> dict[str, Seen]:
     """`evaluate_core` on all of `batch`."""
     n = batch.tokens.numel()
     cfg = CoreEvalConfig(tokens=n, behaviour_tokens=n, batch_sequences=max(sizes))
     return evaluate_core(saes, subject, options.pop("site", SITE), split(batch, sizes), cfg, **options)
+
+
+def core_envelope(
+    name: str, sae: Autoencoder, seen: Seen, cfg: CoreEvalConfig, provenance: Provenance
+) -> dict[str, Any]:
+    """The JSON of a core result."""
+    return result_envelope(Core(**cfg.model_dump()), name, sae, seen.data.site, seen.result, provenance)
+
+
+def write_core(
+    path: Path, name: str, sae: Autoencoder, seen: Seen, cfg: CoreEvalConfig, provenance: Provenance
+) -> None:
+    """Write it."""
+    write_envelope(result_envelope(Core(**cfg.model_dump()), name, sae, seen.data.site, seen.result, provenance), path)

@@ -1,11 +1,16 @@
 """Every evaluation with options under which it takes seconds on the embedded model."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from chronosae.evals import read_eval_options
+from chronosae.activations import SequenceBatch, heldout_batches
+from chronosae.config import RunConfig
+from chronosae.evals import EVALUATIONS, Evaluation, Heldout, Workbench
+from chronosae.subject import Subject
 
 SITE = "blocks.2.hook_resid_post"
 SMALL: dict[str, dict[str, Any]] = {
+    "core": {"tokens": 512, "behaviour_tokens": 256, "batch_sequences": 4},
     "sparse_probing": {"data": ["world/subject"], "k": [1, 5], "train_rows": 60, "test_rows": 40, "context": 32},
     "order_probing": {"data": ["world/who_pays"], "n_back": [3], "k": [1], "train": 60, "test": 40, "context": 48},
     "absorption": {
@@ -34,5 +39,24 @@ ALONE = {"autointerp"}
 """Evaluations that need an endpoint; their own tests serve one."""
 
 
-def options(name: str) -> Any:
-    return read_eval_options(name, SMALL[name])
+CONTEXT = 32
+
+
+def options(name: str) -> Evaluation:
+    return EVALUATIONS[name].read(SMALL[name])
+
+
+def workbench(subject: Subject) -> Workbench:
+    """The embedded model with some of the world's text that no run trains on."""
+    cfg = RunConfig.model_validate(
+        {
+            "subject": {"model": "world", "sites": [SITE]},
+            "activations": {"context": CONTEXT},
+            "saes": {"topk": {}},
+        }
+    )
+
+    def batches(n_tokens: int, batch_sequences: int) -> Iterator[SequenceBatch]:
+        return (batch[SITE] for batch in heldout_batches(cfg, subject, -(-n_tokens // CONTEXT), batch_sequences))
+
+    return Workbench(subject, SITE, heldout=Heldout(batches, "world"))

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.evals.data import LabelledTexts
 from chronosae.evals.texts import TokenRows
 from chronosae.evals.workbench import Rows, Workbench
+from chronosae.presets import build
 
 D_SAE = 64
 # Word -> axis of the activations and signed strength: north and south are easier to read than red and blue.

@@ -20,21 +20,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from chronosae.autoencoders import Autoencoder, SparseCodes, build
-from chronosae.autoencoders.codes import DenseCodes
+from chronosae.autoencoders import Autoencoder, DenseCodes, SparseCodes
 from chronosae.config import SubjectConfig, UserError
-from chronosae.evals.absorption import EVALUATION, AbsorptionOptions
-from chronosae.evals.absorption.evaluation import Asked
-from chronosae.evals.absorption.measures import absorbed, project
+from chronosae.evals.absorption import Absorption
+from chronosae.evals.absorption.data import (
+    Asked,
+    alphabetic_tokens,
+    choose_words,
+    codes_at,
+    make_prompts,
+    read_prompts,
+    read_words,
+    word_tokens,
+)
+from chronosae.evals.absorption.measure import absorbed, choose_k, find_splits, project
 from chronosae.evals.absorption.probes import f1
-from chronosae.evals.absorption.prompts import make_prompts
-from chronosae.evals.absorption.reading import codes_at, read_prompts, read_words, word_tokens
-from chronosae.evals.absorption.scoring import find_splits, intervals
-from chronosae.evals.absorption.splits import choose_k
-from chronosae.evals.absorption.words import alphabetic_tokens, choose_words
-from chronosae.evals.data.words import WORDS
-from chronosae.evals.preflight import Setting
+from chronosae.evals.absorption.report import intervals
+from chronosae.evals.data.questions import WORDS
+from chronosae.evals.evaluation import Setting
 from chronosae.evals.workbench import Workbench, encode
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.evaluation_data import register
@@ -43,7 +48,7 @@ from chronosae.world.spelling import LETTERS as WORLD_LETTERS
 
 register()
 SITE = "blocks.2.hook_resid_post"
-SMALL = AbsorptionOptions(train_words=96, test_words=48, examples=1, min_letters=12, probe_steps=60, max_k=3)
+SMALL = Absorption(train_words=96, test_words=48, examples=1, min_letters=12, probe_steps=60, max_k=3)
 WORLD_WORDS = ["marble", "stone", "velvet", "apple", "zinc", "on"]
 
 
@@ -145,7 +150,7 @@ def test_dense_codes_are_read_as_sparse_ones_are() -> None:
 def test_the_word_is_found_in_every_format_and_is_no_example_of_itself(bench: Workbench) -> None:
     for line in FORMATS:
         template, _, end = line.replace("{w}", "{word}").partition(" {l}")
-        options = AbsorptionOptions(template=template, answer=" {letter}" + end, examples=4)
+        options = Absorption(template=template, answer=" {letter}" + end, examples=4)
         prompts = make_prompts(WORLD_WORDS, WORLD_WORDS, options, random.Random(0))
         rows = read_prompts(bench, prompts)
         for which in ("first", "last"):
@@ -161,7 +166,7 @@ def test_the_word_is_found_in_every_format_and_is_no_example_of_itself(bench: Wo
 def test_codes_are_those_of_whole_prompts(bench: Workbench) -> None:
     sae = build("chrono", d_in=bench.subject.info.d_model, d_sae=64, k=4)
     torch.nn.init.normal_(sae.kernel.taps, std=0.3)
-    options = AbsorptionOptions(examples=2)
+    options = Absorption(examples=2)
     prompts = make_prompts(WORLD_WORDS, WORLD_WORDS, options, random.Random(0))
     rows = read_prompts(bench, prompts)
     positions, _ = word_tokens(rows, prompts, "last")
@@ -190,7 +195,7 @@ def saes(width: int) -> dict[str, Autoencoder]:
 @pytest.fixture(scope="module")
 def results(bench: Workbench) -> Iterator[dict]:
     state = torch.random.get_rng_state()
-    yield EVALUATION.run(SMALL, bench, saes(bench.subject.info.d_model))
+    yield SMALL.run(bench, saes(bench.subject.info.d_model))
     assert torch.equal(state, torch.random.get_rng_state())  # nothing drew from the global generator
 
 
@@ -225,7 +230,7 @@ def test_codes_that_are_not_finite_give_a_flag_and_no_score(results: dict) -> No
 
 
 def test_the_same_numbers_whatever_is_beside_it(results: dict, bench: Workbench) -> None:
-    alone = EVALUATION.run(SMALL, bench, {"another name": saes(bench.subject.info.d_model)["topk"]})["another name"]
+    alone = SMALL.run(bench, {"another name": saes(bench.subject.info.d_model)["topk"]})["another name"]
     for part in ("metrics", "details", "intervals", "flags", "block", "data_sha256"):
         assert getattr(alone, part) == getattr(results["topk"], part)
 
@@ -239,7 +244,7 @@ def test_the_same_numbers_whatever_is_beside_it(results: dict, bench: Workbench)
 )
 def test_a_subject_that_does_not_know_gives_a_flag_and_no_number(bench: Workbench, options: dict, why: str) -> None:
     sae = saes(bench.subject.info.d_model)["topk"]
-    result = EVALUATION.run(SMALL.model_copy(update=options), bench, {"sae": sae})["sae"]
+    result = SMALL.model_copy(update=options).run(bench, {"sae": sae})["sae"]
     assert any(flag.startswith("subject_does_not_know") and why in flag for flag in result.flags)
     assert {value for values in result.metrics.values() for value in values.values()} == {None}
 
@@ -265,17 +270,17 @@ def test_real_words_are_read(shared: Path) -> None:
 
 
 def test_what_is_wrong_with_the_words_is_one_line(tmp_path: Path, bench: Workbench) -> None:
-    missing = EVALUATION.preflight(AbsorptionOptions(data="no/such"), Setting("world", None))
+    missing = Absorption(data="no/such").preflight(Setting("world", None))
     assert len(missing) == 1 and "--set evals.absorption.data=PATH" in missing[0].how
-    assert EVALUATION.preflight(AbsorptionOptions(data="vocabulary"), Setting("world", None)) == []
+    assert Absorption(data="vocabulary").preflight(Setting("world", None)) == []
     (tmp_path / "few.txt").write_text("one\ntwo\n42\n")
     with pytest.raises(UserError, match=r"few.*too few|no line"):
-        choose_words(AbsorptionOptions(data=str(tmp_path / "few.txt")), bench)
+        choose_words(Absorption(data=str(tmp_path / "few.txt")), bench)
     (tmp_path / "none.txt").write_text("42\n")
     with pytest.raises(UserError, match="no line"):
         WORDS.read(str(tmp_path / "none.txt"), "train", "k")
     with pytest.raises(ValueError, match="exactly once"):
-        AbsorptionOptions(template="no word")
+        Absorption(template="no word")
 
 
 def test_words_are_balanced_over_letters_and_the_vocabulary_is_words_too(bench: Workbench) -> None:
@@ -283,5 +288,5 @@ def test_words_are_balanced_over_letters_and_the_vocabulary_is_words_too(bench: 
     assert {sum(word[0] == letter for word in found.train) for letter in WORLD_LETTERS} == {4}
     tokens = alphabetic_tokens(bench.subject.tokenizer)
     assert " the" in tokens and all(t.strip().isalpha() for t in tokens)
-    parts = choose_words(AbsorptionOptions(data="vocabulary", train_words=None, test_words=None), bench)
+    parts = choose_words(Absorption(data="vocabulary", train_words=None, test_words=None), bench)
     assert len(parts.train) + len(parts.test) <= len(tokens) and not set(parts.train) & set(parts.test)

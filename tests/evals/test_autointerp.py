@@ -21,21 +21,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronosae import world
-from chronosae.autoencoders import build
-from chronosae.autoencoders.codes import DenseCodes
+from chronosae.autoencoders import DenseCodes
 from chronosae.config import UserError, validate
-from chronosae.evals.autointerp import EVALUATION, AutointerpOptions
-from chronosae.evals.autointerp.best import Best
-from chronosae.evals.autointerp.contexts import read_contexts
-from chronosae.evals.autointerp.events import Events, events
-from chronosae.evals.autointerp.examples import Example, Examples, make_examples
-from chronosae.evals.autointerp.gather import gather_examples
-from chronosae.evals.autointerp.judge import Verdict
-from chronosae.evals.autointerp.prompts import explain_prompt, judge_prompt, quote, read_explanation, read_numbers
-from chronosae.evals.autointerp.score import Scored, summarise
-from chronosae.evals.preflight import Setting
-from chronosae.evals.result import EvalResult
+from chronosae.evals.autointerp import Autointerp, AutointerpOptions
+from chronosae.evals.autointerp.data import read_contexts
+from chronosae.evals.autointerp.examples import (
+    Best,
+    Events,
+    Example,
+    Examples,
+    events,
+    gather_examples,
+    make_examples,
+)
+from chronosae.evals.autointerp.measure import (
+    Scored,
+    Verdict,
+    explain_prompt,
+    judge_prompt,
+    quote,
+    read_explanation,
+    read_numbers,
+)
+from chronosae.evals.autointerp.report import summarise
+from chronosae.evals.evaluation import EvalResult, Setting
 from chronosae.evals.workbench import Workbench, encode
+from chronosae.presets import build
 
 TEXTS = [world.make_document("test", i).text for i in range(36)]
 
@@ -51,7 +62,7 @@ def results(bench: Workbench) -> dict[str, EvalResult]:
     chosen = words(bench.subject, TEXTS, at_least=7)[:14]
     with ChatServer(rule_judge) as server:
         saes = {"planted": planted(bench.subject), "scattered": scattered(bench.subject)}
-        return EVALUATION.run(options(server, override_latents=chosen), bench, saes)
+        return options(server, override_latents=chosen).run(bench, saes)
 
 
 def test_features_of_one_word_score_near_one(results: dict[str, EvalResult]) -> None:
@@ -87,15 +98,13 @@ def test_an_autoencoder_gets_the_same_result_alone_and_beside_others(
 ) -> None:
     latents = sorted({row["latent"] for row in results["planted"].details})[::2]
     with ChatServer(rule_judge) as server:
-        alone = EVALUATION.run(options(server, override_latents=latents), bench, {"renamed": planted(bench.subject)})[
-            "renamed"
-        ]
+        alone = options(server, override_latents=latents).run(bench, {"renamed": planted(bench.subject)})["renamed"]
     top_only = {key: value for key, value in results["planted"].unstructured.items() if int(key) in latents}
     # Importance-weighted examples are drawn by one stream for all watched latents; everything else is by latent.
     assert alone.unstructured.keys() == top_only.keys()
     with ChatServer(rule_judge) as server:
         saes = {"scattered": scattered(bench.subject), "planted": planted(bench.subject)}
-        beside = EVALUATION.run(options(server, override_latents=latents), bench, saes)["planted"]
+        beside = options(server, override_latents=latents).run(bench, saes)["planted"]
     assert beside.unstructured == alone.unstructured and beside.metrics == alone.metrics
 
 
@@ -182,7 +191,7 @@ def test_a_dead_autoencoder_has_no_score_and_says_so(bench: Workbench) -> None:
     with torch.no_grad():
         sae.b_enc.fill_(-1e6)
     with ChatServer(rule_judge) as server:
-        result = EVALUATION.run(options(server), bench, {"dead": sae})["dead"]
+        result = options(server).run(bench, {"dead": sae})["dead"]
         assert not server.requests
     assert set(result.metrics["autointerp"].values()) == {None}
     assert any(flag.startswith("no_alive_latents") for flag in result.flags) and not result.intervals
@@ -272,14 +281,14 @@ def test_preflight_tells_all_that_is_missing_at_once(monkeypatch: pytest.MonkeyP
     world.register()
     monkeypatch.delenv("SOME_KEY", raising=False)
     setting = Setting("world", None, d_sae={"a": 8})
-    lines = [m.line() for m in EVALUATION.preflight(AutointerpOptions(key_env="SOME_KEY"), setting)]
+    lines = [m.line() for m in Autointerp(key_env="SOME_KEY").preflight(setting)]
     assert len(lines) == 2 and "base_url" in lines[0] and "export SOME_KEY=" in lines[1]
-    bad = AutointerpOptions(key_env="SOME_KEY", data=str(tmp_path / "no.txt"), override_latents=[8])
-    text = "\n".join(m.line() for m in EVALUATION.preflight(bad, setting))
+    bad = Autointerp(key_env="SOME_KEY", data=str(tmp_path / "no.txt"), override_latents=[8])
+    text = "\n".join(m.line() for m in bad.preflight(setting))
     assert "no.txt" in text and "override_latents" in text and text.count("\n") == 3
     with ChatServer(rule_judge) as server:
-        assert EVALUATION.preflight(options(server), setting) == []
-    gone = EVALUATION.preflight(options(server), setting)
+        assert options(server).preflight(setting) == []
+    gone = options(server).preflight(setting)
     assert len(gone) == 1 and "can't be reached" in gone[0].line()
 
 

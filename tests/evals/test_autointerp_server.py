@@ -19,14 +19,10 @@ from transformers.utils.import_utils import is_serve_available
 
 from chronosae import world
 from chronosae.config import UserError
-from chronosae.evals.acts_cache import ActivationCache
-from chronosae.evals.autointerp import EVALUATION
-from chronosae.evals.autointerp.answers import Answers
-from chronosae.evals.autointerp.endpoint import Answer, Endpoint, Refused, Stopped
-from chronosae.evals.envelope import Provenance
-from chronosae.evals.output import write_result
-from chronosae.evals.result import EvalResult
-from chronosae.evals.workbench import Workbench
+from chronosae.evals.endpoint import Answer, Answers, Endpoint, Refused, Stopped
+from chronosae.evals.envelope import Provenance, result_envelope, write_envelope
+from chronosae.evals.evaluation import EvalResult
+from chronosae.evals.workbench import ActivationCache, Workbench
 from chronosae.subject import Subject
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -44,7 +40,7 @@ def latents(bench: Workbench) -> list[int]:
 
 def run(bench: Workbench, server: ChatServer, latents: list[int], **more: Any) -> EvalResult:
     asked = options(server, override_latents=latents, **more)
-    return EVALUATION.run(asked, bench, {"a": planted(bench.subject)})["a"]
+    return asked.run(bench, {"a": planted(bench.subject)})["a"]
 
 
 def endpoint(server: ChatServer, **more: Any) -> Endpoint:
@@ -193,10 +189,10 @@ def test_the_key_is_in_no_file_and_no_message(
             server, override_latents=latents, key_env="AUTOINTERP_TEST_KEY", answers_dir=str(tmp_path / "answers")
         )
         sae = planted(bench.subject)
-        result = EVALUATION.run(asked, bench, {"a": sae})["a"]
+        result = asked.run(bench, {"a": sae})["a"]
         assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     provenance = Provenance("world", "f", "float32", "world", "c", 0, "cpu")
-    write_result(tmp_path / "result.json", EVALUATION, "a", sae, bench.site, result, asked, provenance)
+    write_envelope(result_envelope(asked, "a", sae, bench.site, result, provenance), tmp_path / "result.json")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > len(latents)
     for path in files:
@@ -347,7 +343,7 @@ def test_transformers_serve_can_be_asked(
             concurrency=1,
             answer_tokens=8,
         )
-    result = EVALUATION.run(asked, bench, {"a": planted(bench.subject)})["a"]
+    result = asked.run(bench, {"a": planted(bench.subject)})["a"]
     spent = result.block["asked"]["spent"]
     assert spent["calls"] >= 2 and spent["prompt_tokens"] > 0 and not result.block["asked"]["refused"]
     assert len(result.details) == 2

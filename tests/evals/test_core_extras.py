@@ -4,10 +4,11 @@ import pytest
 import torch
 from evals_tiny import CONTEXT, VOCAB, evaluate, tiny_sae
 
-from chronosae.activations.batch import SequenceBatch
-from chronosae.autoencoders import build
-from chronosae.evals.by_position import PositionSums, document_positions
+from chronosae.activations import SequenceBatch
+from chronosae.evals.core.data import document_positions
+from chronosae.evals.core.measure import PositionSums
 from chronosae.objectives.separation import welch_floor
+from chronosae.presets import build
 from chronosae.subject import Subject
 
 
@@ -125,7 +126,7 @@ def test_however_few_sequences_logits_are_held_of_at_once_the_numbers_are_the_sa
     monkeypatch.setattr(subject, "run_from", watched)
     for most, at_once in ((3 * CONTEXT * VOCAB, 3), (1, 1)):
         held.clear()
-        monkeypatch.setattr("chronosae.evals.behaviour.MOST_LOGITS", most)
+        monkeypatch.setattr("chronosae.evals.core.measure.MOST_LOGITS", most)
         found = evaluate(subject, saes, batch, sizes=(4,))["topk"]
         assert max(held) == at_once
         assert found.metrics.defined() == pytest.approx(expected.metrics.defined(), rel=1e-12)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from chronosae.autoencoders import build
 from chronosae.config import SubjectConfig, UserError
-from chronosae.evals import Workbench, find_evaluation, read_eval_options
+from chronosae.evals import EVALUATIONS, Workbench
 from chronosae.evals.data import LABELLED, QUESTIONS, LabelledTexts
-from chronosae.evals.data.rows import in_split
+from chronosae.evals.data.providers import in_split
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.evaluation_data import register
@@ -126,7 +126,15 @@ def test_real_labelled_texts_can_be_probed_whole(name: str, shared: Path) -> Non
     assert train.classes == test.classes and len(train) > len(test) >= 100
     subject = Subject.load(SubjectConfig(model=str(model_folder()), device="cpu"), name="world")
     sae = build("topk", d_in=subject.info.d_model, d_sae=64, k=8)
-    options = read_eval_options("sparse_probing", {"data": [folder], "k": [5], "train_rows": 80, "test_rows": 60})
-    found = find_evaluation("sparse_probing").run(options, Workbench(subject, "blocks.1.hook_resid_post"), {"s": sae})
+    probing = EVALUATIONS["sparse_probing"].read({"data": [folder], "k": [5], "train_rows": 80, "test_rows": 60})
+    found = probing.run(Workbench(subject, "blocks.1.hook_resid_post"), {"s": sae})
     accuracy = found["s"].flat["llm_test_accuracy"]
     assert accuracy is not None and 0.4 < accuracy < 0.9
+
+
+def test_what_is_resampled_together_has_a_number_by_first_appearance() -> None:
+    plain = LabelledTexts("set", ("b", "a", "b", "c"), ("x", "y", "x", "y"))
+    assert plain.group_ids.tolist() == [0, 1, 0, 2]
+    grouped = LabelledTexts("set", plain.texts, plain.labels, groups=("q", "q", "p", "q"))
+    assert grouped.group_ids.tolist() == [0, 0, 1, 0]
+    assert grouped.rows([2, 0]).group_ids.tolist() == [0, 1]

@@ -12,6 +12,7 @@ from evals_tiny import (
     SITE,
     WIDTH,
     evaluate,
+    evaluate_core,
     likely_tokens,
     make_batch,
     random_mask,
@@ -21,11 +22,10 @@ from evals_tiny import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronosae.activations.batch import SequenceBatch
-from chronosae.autoencoders import Codes
-from chronosae.autoencoders.autoencoder import Autoencoder
+from chronosae.activations import SequenceBatch
+from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import CoreEvalConfig, UserError
-from chronosae.evals import CoreMetrics, evaluate_core
+from chronosae.evals.core.report import CoreMetrics
 from chronosae.subject import Subject
 
 
@@ -194,7 +194,7 @@ def test_reconstructions_kept_or_computed_again_give_the_same_numbers(
     cfg = CoreEvalConfig(tokens=n, behaviour_tokens=5 * CONTEXT, batch_sequences=3)
     expected = evaluate_core(saes, subject, SITE, split(batch, (3,)), cfg)
     asked: list[int] = []
-    monkeypatch.setattr("chronosae.evals.kept.MOST_BYTES", most)
+    monkeypatch.setattr("chronosae.evals.core.data.MOST_BYTES", most)
 
     def batches(n_tokens: int) -> Iterator[SequenceBatch]:
         asked.append(n_tokens)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from evals_tiny import CONTEXT, SITE, evaluate, tiny_sae
+from evals_tiny import CONTEXT, SITE, Seen, core_envelope, evaluate, tiny_sae, write_core
 
-from chronosae.activations.batch import SequenceBatch
-from chronosae.autoencoders import Autoencoder, Normalisation, build
+from chronosae.activations import SequenceBatch
+from chronosae.autoencoders import Autoencoder, Normalisation
 from chronosae.config import CoreEvalConfig
-from chronosae.evals import CoreResult, Provenance, core_envelope, write_core, write_envelope
-from chronosae.evals.core_output import CATEGORIES
+from chronosae.evals import Provenance, write_envelope
+from chronosae.evals.core.report import CATEGORIES
 from chronosae.evals.envelope import INDENTED_ROWS, KEYS
+from chronosae.presets import build
 from chronosae.subject import Subject
 
 PROVENANCE = Provenance(
@@ -54,7 +55,7 @@ SAEBENCH = {
 
 
 @pytest.fixture(scope="module")
-def evaluated(subject: Subject, batch: SequenceBatch) -> tuple[Autoencoder, CoreResult]:
+def evaluated(subject: Subject, batch: SequenceBatch) -> tuple[Autoencoder, Seen]:
     sae = tiny_sae("topk")
     return sae, evaluate(subject, {"topk": sae}, batch)["topk"]
 
@@ -105,10 +106,12 @@ def test_the_configuration_saebenchs_readers_use_is_there(evaluated: tuple) -> N
 
 
 @pytest.mark.parametrize("kind", ["dataset", "token", "none"])
-def test_the_configuration_in_the_file_is_the_one_that_ran(evaluated: tuple, kind: str) -> None:
+def test_the_configuration_in_the_file_is_the_one_that_ran(subject: Subject, batch: SequenceBatch, kind: str) -> None:
     sae = build("topk", d_in=16, d_sae=24, k=5, normalisation=Normalisation.model_validate({"kind": kind}))
     provenance = replace(PROVENANCE, exclude_special=False, prepend_bos=kind == "none")
-    found = core_envelope("topk", sae, evaluated[1], CoreEvalConfig(), provenance)
+    seen = evaluate(subject, {"topk": sae.double()}, batch, exclude_special=False)["topk"]
+    found = core_envelope("topk", sae, seen, CoreEvalConfig(), provenance)
+    assert (found["eval_config"]["llm_dtype"], found["eval_config"]["dataset"]) == ("float64", "made up")
     assert found["eval_config"]["exclude_special_tokens_from_reconstruction"] is False
     assert found["sae_cfg_dict"]["prepend_bos"] is (kind == "none")
     saelens = {"dataset": "expected_average_only_in", "token": "constant_norm_rescale", "none": "none"}

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from evals_tiny import VOCAB, WIDTH, evaluate, likely_tokens, make_batch, tiny_sae, tiny_subject
+from evals_tiny import VOCAB, WIDTH, Seen, core_envelope, evaluate, likely_tokens, make_batch, tiny_sae, tiny_subject
 
-from chronosae.activations.batch import SequenceBatch
+from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import CoreEvalConfig
-from chronosae.evals import FLAGS, CoreResult, core_envelope
+from chronosae.config.flags import CORE
 from chronosae.evals.envelope import Provenance
 from chronosae.subject import Subject
 
 PROVENANCE = Provenance("tiny", "f" * 64, "float64", "made up", "c" * 64, seed=0, device="cpu")
 
 
-def _one(subject: Subject, sae: Autoencoder, batch: SequenceBatch) -> CoreResult:
+def _one(subject: Subject, sae: Autoencoder, batch: SequenceBatch) -> Seen:
     result = evaluate(subject, {"sae": sae}, batch)["sae"]
-    assert set(result.flags) <= set(FLAGS)
+    assert set(result.flags) <= set(CORE)
     core_envelope("sae", sae, result, CoreEvalConfig(), PROVENANCE)
     return result
 
@@ -167,4 +167,4 @@ def test_a_good_autoencoder_raises_no_flag(subject: Subject, batch: SequenceBatc
 
 def test_every_flag_is_documented_where_users_look() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/evaluations/core.md").read_text(encoding="utf-8")
-    assert [flag for flag in FLAGS if f"`{flag}`" not in page] == []
+    assert [flag for flag in CORE if f"`{flag}`" not in page] == []

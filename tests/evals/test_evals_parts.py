@@ -1,4 +1,4 @@
-"""Moments, PCA, features, intervals: each part by itself."""
+"""Spread, PCA, features, intervals: each part by itself."""
 
 import itertools
 import math
@@ -9,16 +9,14 @@ from evals_tiny import BATCH_DEPENDENT, evaluate, tiny_sae
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronosae.activations.batch import SequenceBatch
+from chronosae.activations import SequenceBatch
 from chronosae.autoencoders import DenseCodes, SparseCodes
-from chronosae.evals import CoreMetrics
 from chronosae.evals import bootstrap as bootstrap_module
-from chronosae.evals.behaviour import CLEAN, MEAN, ZERO, BehaviourTotals
 from chronosae.evals.bootstrap import bootstrap
-from chronosae.evals.core_intervals import of_behaviour
-from chronosae.evals.features import FeatureCounts, max_cosine
-from chronosae.evals.moments import MomentSums
-from chronosae.evals.pca import PCALine
+from chronosae.evals.core.data import PCALine, SpreadSums
+from chronosae.evals.core.features import FeatureCounts, max_cosine
+from chronosae.evals.core.measure import CLEAN, MEAN, ZERO, BehaviourTotals
+from chronosae.evals.core.report import CoreMetrics, of_behaviour
 from chronosae.subject import Subject
 
 # Batches' averages, the PCA line (fitted on what is drawn), counts over features, weights.
@@ -37,41 +35,41 @@ WITHOUT_INTERVAL = BATCH_DEPENDENT | {
 }
 
 
-def _moments(x: torch.Tensor, sizes: list[int], documents: torch.Tensor | None = None):
-    sums = MomentSums()
+def _spread(x: torch.Tensor, sizes: list[int], documents: torch.Tensor | None = None):
+    sums = SpreadSums()
     documents = torch.zeros(len(x), dtype=torch.long) if documents is None else documents
     for part, ids in zip(x.split(sizes), documents.split(sizes), strict=True):
         sums.add(part, ids)
     return sums.finish()
 
 
-def test_moments_keep_their_digits_when_the_mean_dwarfs_the_spread() -> None:
+def test_the_spread_keeps_its_digits_when_the_mean_dwarfs_it() -> None:
     x = torch.randn(60, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.1 + 1e4
-    moments = _moments(x, [7, 20, 33])
+    spread = _spread(x, [7, 20, 33])
     exact = (x - 1e4) - (x - 1e4).mean(0)
-    assert moments.total_variance == pytest.approx(float(exact.square().sum()), rel=1e-9)
-    assert not moments.constant
-    assert torch.allclose(moments.mean, x.mean(0), rtol=1e-12)
-    assert moments.sum_of_squares == pytest.approx(float(x.square().sum()), rel=1e-12)
+    assert spread.total_variance == pytest.approx(float(exact.square().sum()), rel=1e-9)
+    assert not spread.constant
+    assert torch.allclose(spread.mean, x.mean(0), rtol=1e-12)
+    assert spread.sum_of_squares == pytest.approx(float(x.square().sum()), rel=1e-12)
 
 
-def test_moments_of_each_document_add_up_to_the_whole_whatever_batches_it_comes_in() -> None:
+def test_the_spreads_of_documents_add_up_to_the_whole_whatever_batches_it_comes_in() -> None:
     x = torch.randn(30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 3
     document = torch.arange(30) // 12 * 5 + 3
-    moments = _moments(x, [10, 5, 15], document)
-    assert len(moments.centred_squares) == 3
-    assert float(moments.centred_squares.sum()) == pytest.approx(moments.total_variance)
-    assert moments.centred_sums.sum(0).abs().max() < 1e-12
+    spread = _spread(x, [10, 5, 15], document)
+    assert len(spread.centred_squares) == 3
+    assert float(spread.centred_squares.sum()) == pytest.approx(spread.total_variance)
+    assert spread.centred_sums.sum(0).abs().max() < 1e-12
     second = (x[12:24] - x.mean(0)).square().sum()
-    assert float(moments.centred_squares[1]) == pytest.approx(float(second))
+    assert float(spread.centred_squares[1]) == pytest.approx(float(second))
     for sizes in ([30], [12, 12, 6], [1] * 30):
-        assert torch.allclose(_moments(x, sizes, document).centred_sums, moments.centred_sums, atol=1e-10)
+        assert torch.allclose(_spread(x, sizes, document).centred_sums, spread.centred_sums, atol=1e-10)
 
 
 @given(seed=st.integers(0, 2**16), d_in=st.integers(1, 9), n=st.integers(2, 40))
 def test_the_pca_line_rises_from_the_mean_to_everything(seed: int, d_in: int, n: int) -> None:
     x = torch.randn(n, d_in, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    line = PCALine(_moments(x, [n]))
+    line = PCALine(_spread(x, [n]))
     values = [line.at(k) for k in range(d_in + 3)]
     assert values[0] == 0.0 and values[d_in:] == pytest.approx([1.0] * 3)
     assert all(a <= b + 1e-12 for a, b in itertools.pairwise(values))
@@ -85,7 +83,7 @@ def test_the_pca_line_equals_projection_onto_singular_vectors() -> None:
     centred = x - x.mean(0)
     basis = torch.linalg.svd(centred).Vh[:3]
     left = (centred - centred @ basis.T @ basis).square().sum() / centred.square().sum()
-    assert PCALine(_moments(x, [25, 25])).at(3) == pytest.approx(1 - float(left), rel=1e-10)
+    assert PCALine(_spread(x, [25, 25])).at(3) == pytest.approx(1 - float(left), rel=1e-10)
 
 
 @given(seed=st.integers(0, 2**16))
@@ -112,7 +110,7 @@ def test_the_largest_cosine_is_with_another_vector_also_across_chunks(monkeypatc
     unit = torch.nn.functional.normalize(vectors, dim=1)
     expected = (unit @ unit.T - 10 * torch.eye(13)).max(1).values
     for chunk in (4, 13, 512):
-        monkeypatch.setattr("chronosae.evals.features.COSINE_CHUNK", chunk)
+        monkeypatch.setattr("chronosae.evals.core.features.COSINE_CHUNK", chunk)
         assert torch.allclose(max_cosine(vectors), expected, atol=1e-6)
 
 

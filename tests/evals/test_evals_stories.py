@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from evals_tiny import evaluate_core
 
 from chronosae.activations import SequenceBatch, heldout_batches
-from chronosae.autoencoders import build
 from chronosae.config import RunConfig
-from chronosae.evals import evaluate_core
+from chronosae.presets import build
 from chronosae.subject import Subject
 
 

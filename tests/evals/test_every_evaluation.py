@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from every_evaluation import ALONE, SITE, SMALL, options
+from every_evaluation import ALONE, SITE, SMALL, options, workbench
 from torch import Tensor
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import SubjectConfig, UserError
-from chronosae.evals import Setting, Workbench, evaluation_names, find_evaluation, read_eval_options
-from chronosae.evals.envelope import Provenance
-from chronosae.evals.output import result_envelope
-from chronosae.evals.result import EvalResult
+from chronosae.evals import EVALUATIONS, Setting
+from chronosae.evals.envelope import Provenance, result_envelope
+from chronosae.evals.evaluation import EvalResult
+from chronosae.presets import build
 from chronosae.subject import Subject, inspect_subject
 from chronosae.world import model_folder, register, register_evaluation_data
 
@@ -60,8 +60,10 @@ class Spy:
                 begins = digest(row[:BEGIN]) if len(row) >= BEGIN else b""
                 self.given.setdefault(begins, {}).setdefault(len(row), set()).add(digest(row))
 
-        def spied_activations(subject: Subject, tokens: Tensor, sites: Any, attention_mask: Any = None) -> Any:
-            found = activations(subject, tokens, sites, attention_mask)
+        def spied_activations(
+            subject: Subject, tokens: Tensor, sites: Any, attention_mask: Any = None, **more: Any
+        ) -> Any:
+            found = activations(subject, tokens, sites, attention_mask, **more)
             real = torch.ones_like(tokens, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
             for acts in found.values():
                 note(acts, real)
@@ -98,7 +100,7 @@ class Spy:
 
 
 def test_every_evaluation_is_covered() -> None:
-    assert {*SMALL, *ALONE} == set(evaluation_names())
+    assert {*SMALL, *ALONE} == set(EVALUATIONS)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -106,7 +108,7 @@ def test_autoencoders_are_given_whole_contexts_only(
     name: str, subject: Subject, saes: dict[str, Autoencoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(monkeypatch)
-    find_evaluation(name).run(options(name), Workbench(subject, SITE), saes)
+    options(name).run(workbench(subject), saes)
     assert spy.asked, "nothing was encoded"
     assert all(spy.whole())
 
@@ -116,9 +118,9 @@ def test_numbers_depend_neither_on_company_nor_on_the_global_random_state(
     name: str, subject: Subject, saes: dict[str, Autoencoder]
 ) -> None:
     torch.manual_seed(1)
-    together = find_evaluation(name).run(options(name), Workbench(subject, SITE), saes)
+    together = options(name).run(workbench(subject), saes)
     torch.manual_seed(2)
-    alone = find_evaluation(name).run(options(name), Workbench(subject, SITE), {"topk": saes["topk"]})
+    alone = options(name).run(workbench(subject), {"topk": saes["topk"]})
     assert numbers(together["topk"]) == pytest.approx(numbers(alone["topk"]), rel=1e-6, nan_ok=False)
     assert together["topk"].data_sha256 == alone["topk"].data_sha256
 
@@ -132,26 +134,26 @@ def numbers(result: EvalResult) -> dict[str, float]:
 def test_results_are_json_without_nan_in_one_envelope(
     name: str, subject: Subject, saes: dict[str, Autoencoder]
 ) -> None:
-    evaluation = find_evaluation(name)
-    result = evaluation.run(options(name), Workbench(subject, SITE), {"topk": saes["topk"]})["topk"]
+    evaluation = options(name)
+    result = evaluation.run(workbench(subject), {"topk": saes["topk"]})["topk"]
     provenance = Provenance("world", subject.fingerprint, "float32", "text", "c" * 64, 0, "cpu")
-    made = result_envelope(evaluation, "topk", saes["topk"], SITE, result, options(name), provenance)
+    made = result_envelope(evaluation, "topk", saes["topk"], SITE, result, provenance)
     text = json.dumps(made, allow_nan=False)
     assert made["eval_type_id"] == evaluation.eval_type_id and len(made) == 13
     assert all(math.isfinite(value) for value in numbers(result).values())
     assert "/root" not in text and str(Path.home()) not in text
 
 
-@pytest.mark.parametrize("name", evaluation_names())
+@pytest.mark.parametrize("name", EVALUATIONS.names())
 def test_every_option_is_documented_and_unknown_ones_are_refused(name: str) -> None:
-    fields = find_evaluation(name).options.model_fields
+    fields = EVALUATIONS[name].model_fields
     assert all(field.description for field in fields.values())
     with pytest.raises(UserError, match=rf"evals\.{name}\.nonsense"):
-        read_eval_options(name, {"nonsense": 1})
+        EVALUATIONS[name].read({"nonsense": 1})
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_world_lacks_nothing(name: str, subject: Subject) -> None:
     info = inspect_subject(SubjectConfig(model=str(model_folder())))
     setting = Setting("world", info, "cpu", {"topk": 48})
-    assert find_evaluation(name).preflight(read_eval_options(name, {}), setting) == []
+    assert EVALUATIONS[name]().preflight(setting) == []

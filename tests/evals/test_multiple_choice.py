@@ -13,8 +13,8 @@ from chronosae.evals.workbench import Workbench
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.evaluation_data import register
-from chronosae.world.questions import likelihood_prompt, questions
-from chronosae.world.score import continuation_scores
+from chronosae.world.model import continuation_scores
+from chronosae.world.multiple_choice import likelihood_prompt, questions
 
 register()
 

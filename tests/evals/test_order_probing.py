@@ -10,20 +10,20 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import SubjectConfig, UserError
 from chronosae.evals.data import LabelledTexts
-from chronosae.evals.order_probing import EVALUATION, OrderProbingOptions
-from chronosae.evals.order_probing.items import TokenItems, drawn, labelled_items
-from chronosae.evals.order_probing.nback import n_back_items, window
-from chronosae.evals.order_probing.probes import Split, full_probe, sparse_probe
-from chronosae.evals.preflight import Setting
+from chronosae.evals.evaluation import Setting
+from chronosae.evals.order_probing import OrderProbing
+from chronosae.evals.order_probing.data import TokenItems, drawn, labelled_items, n_back_items, window
+from chronosae.evals.order_probing.measure import Split, full_probe, sparse_probe
 from chronosae.evals.workbench import Workbench
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.evaluation_data import register
 from chronosae.world.lexicon import WOMEN
-from chronosae.world.order_texts import TASKS, ordered_texts
+from chronosae.world.probing import ORDER_TASKS, ordered_texts
 
 register()
 # Token embeddings: each activation knows its own token alone, neither its place nor its neighbours.
@@ -67,7 +67,7 @@ def dead(bench: Workbench) -> Autoencoder:
     return sae
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ORDER_TASKS)
 def test_the_items_of_a_pair_are_one_token_of_one_bag_with_both_labels(bench: Workbench, task: str) -> None:
     items = ordered_texts(task, "train", 40)
     rows = bench.read([item.text for item in items], 512)
@@ -132,7 +132,7 @@ def test_probes_find_a_planted_feature_and_nothing_in_noise() -> None:
 
 
 def test_a_kernel_solves_n_back_where_whoever_sees_one_token_is_at_chance(bench: Workbench, words: str) -> None:
-    options = OrderProbingOptions(
+    evaluation = OrderProbing(
         data=("world/order_mention",), n_back=(3,), n_back_data=words, k=(1, 20), train=120, test=120, context=64
     )
     saes = {
@@ -145,7 +145,7 @@ def test_a_kernel_solves_n_back_where_whoever_sees_one_token_is_at_chance(bench:
     for sae in saes.values():
         encode = sae.encode
         sae.encode = lambda acts, *a, f=encode, **k: (shapes.append(acts.dim()), f(acts, *a, **k))[1]
-    found = EVALUATION.run(options, bench, saes)
+    found = evaluation.run(bench, saes)
     assert set(shapes) == {3}
     kernel, static = found["kernel"], found["static"]
     assert kernel.metrics["n_back_3"]["n_back_3_sae_test_accuracy"] > 0.95
@@ -165,7 +165,7 @@ def test_a_kernel_solves_n_back_where_whoever_sees_one_token_is_at_chance(bench:
     assert "no_feature_fires: order_mention, n_back_3" in found["dead"].flags
     assert any(flag.startswith("raw_at_chance") for flag in static.flags)
     json.dumps([static.metrics, static.details], allow_nan=False)
-    alone = EVALUATION.run(options, bench, {"static": saes["static"]})["static"]
+    alone = evaluation.run(bench, {"static": saes["static"]})["static"]
     assert alone.metrics == static.metrics and alone.intervals == static.intervals
 
 
@@ -173,8 +173,8 @@ def test_nan_codes_and_too_few_items_are_flags_and_no_numbers(bench: Workbench, 
     broken = dead(bench)
     torch.nn.init.constant_(broken.W_enc, float("nan"))
     torch.nn.init.constant_(broken.b_enc, float("nan"))
-    options = OrderProbingOptions(data=(), n_back=(3, 39), n_back_data=words, k=(1,), train=60, test=60, context=64)
-    (result,) = EVALUATION.run(options, bench, {"broken": broken}).values()
+    evaluation = OrderProbing(data=(), n_back=(3, 39), n_back_data=words, k=(1,), train=60, test=60, context=64)
+    (result,) = evaluation.run(bench, {"broken": broken}).values()
     assert "too_few_items: n_back_39" in result.flags and "non_finite_codes: n_back_3" in result.flags
     assert result.metrics["sae"]["sae_test_accuracy"] is None
     assert all(value is None for value in result.metrics["n_back_39"].values())
@@ -189,17 +189,17 @@ def test_what_a_context_cuts_goes_with_its_whole_group(bench: Workbench) -> None
 
 
 def test_data_that_cannot_be_probed_are_one_clear_line(bench: Workbench, words: str, tmp_path: Path) -> None:
-    options = OrderProbingOptions(data=(words,), n_back=())
+    evaluation = OrderProbing(data=(words,), n_back=())
     with pytest.raises(UserError, match="start and end"):
-        EVALUATION.run(options, bench, {})
+        evaluation.run(bench, {})
     three = LabelledTexts("d", ("a b", "c d", "e f"), ("x", "y", "z"), ((0, 1),) * 3)
     with pytest.raises(UserError, match="x, y, z"):
         labelled_items(bench, three, 16, "k")
     setting = Setting("world", None)
-    missing = EVALUATION.preflight(OrderProbingOptions(data=("no/such.jsonl",), n_back_data="nor/this"), setting)
+    missing = OrderProbing(data=("no/such.jsonl",), n_back_data="nor/this").preflight(setting)
     assert [m.what.split()[-1] for m in missing] == ["no/such.jsonl", "nor/this"]
     with pytest.raises(UserError, match="would both be called"):
-        EVALUATION.preflight(OrderProbingOptions(data=("a/x.jsonl", "b/x.jsonl")), setting)
+        OrderProbing(data=("a/x.jsonl", "b/x.jsonl")).preflight(setting)
 
 
 def test_preflight_reads_whether_local_texts_have_spans(tmp_path: Path) -> None:
@@ -207,6 +207,6 @@ def test_preflight_reads_whether_local_texts_have_spans(tmp_path: Path) -> None:
     path = tmp_path / "whole.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     setting = Setting("world", None)
-    (missing,) = EVALUATION.preflight(OrderProbingOptions(data=(str(path),)), setting)
+    (missing,) = OrderProbing(data=(str(path),)).preflight(setting)
     assert "needs start and end" in missing.line()
-    assert EVALUATION.preflight(OrderProbingOptions(data=(), n_back_data=str(path)), setting) == []
+    assert OrderProbing(data=(), n_back_data=str(path)).preflight(setting) == []

@@ -11,13 +11,14 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import UserError
-from chronosae.evals.preflight import Setting
-from chronosae.evals.ravel import ATTRIBUTES, EVALUATION, AttributeSet, RavelOptions
-from chronosae.evals.ravel.pairs import make_pairs
-from chronosae.evals.ravel.prompts import read_prompts
+from chronosae.evals.evaluation import Setting
+from chronosae.evals.ravel import ATTRIBUTES, AttributeSet, Ravel
+from chronosae.evals.ravel.data import read_prompts
+from chronosae.evals.ravel.measure import make_pairs
 from chronosae.evals.workbench import Workbench
+from chronosae.presets import build
 from chronosae.subject import Subject, SubjectInfo
 
 SITE = "blocks.0.hook_resid_post"
@@ -26,7 +27,7 @@ ENTITIES = [f"e{i}" for i in range(40)]
 WORDS = ["unk", "Q", "colour", "size", "son", *COLOURS, *SIZES, *ENTITIES]
 WIDTH = 12
 VALUE = {entity: (i % 4, (i // 4) % 4) for i, entity in enumerate(ENTITIES)}
-OPTIONS = RavelOptions(data=("planted",), train_pairs=48, test_pairs=16, steps=25, batch=12, context=8)
+OPTIONS = Ravel(data=("planted",), train_pairs=48, test_pairs=16, steps=25, batch=12, context=8)
 
 
 class Planted(Subject):
@@ -119,7 +120,7 @@ def test_one_feature_a_value_is_at_the_top_and_the_entangled_and_the_dead_are_at
         encode = sae.encode
         sae.encode = lambda acts, *a, f=encode, **k: (shapes.append(acts.dim()), f(acts, *a, **k))[1]
     bench = Workbench(Planted(), SITE)
-    found = EVALUATION.run(OPTIONS, bench, saes)
+    found = OPTIONS.run(bench, saes)
     assert set(shapes) == {3}
     oracle, entangled = found["oracle"], found["entangled"]
     assert oracle.metrics["ravel"]["disentanglement_score"] > 0.95
@@ -134,17 +135,17 @@ def test_one_feature_a_value_is_at_the_top_and_the_entangled_and_the_dead_are_at
     assert "no_feature_chosen: planted/colour, planted/size" in found["dead"].flags
     assert not any(flag.startswith("site_does_not_mediate") for flag in oracle.flags)
     json.dumps([oracle.metrics, oracle.details, oracle.eval_config], allow_nan=False)
-    alone = EVALUATION.run(OPTIONS, bench, {"oracle": saes["oracle"]})["oracle"]
+    alone = OPTIONS.run(bench, {"oracle": saes["oracle"]})["oracle"]
     assert alone.metrics == oracle.metrics and alone.intervals == oracle.intervals
 
 
 def test_names_of_several_tokens_are_exchanged_whole_and_what_the_last_token_alone_cannot_move_is_no_number() -> None:
     bench, saes = Workbench(Planted(), SITE), {"oracle": one_feature_a_value()}
     options = OPTIONS.model_copy(update={"data": ("sons",)})
-    whole = EVALUATION.run(options, bench, saes)["oracle"]
+    whole = options.run(bench, saes)["oracle"]
     assert whole.metrics["ravel"]["disentanglement_score"] > 0.95
     assert not any(flag.startswith("site_does_not_mediate") for flag in whole.flags)
-    last = EVALUATION.run(options.model_copy(update={"tokens": "last"}), bench, saes)["oracle"]
+    last = options.model_copy(update={"tokens": "last"}).run(bench, saes)["oracle"]
     assert "site_does_not_mediate: sons/colour, sons/size" in last.flags
     assert set(last.metrics["ravel"].values()) == set(last.metrics["llm"].values()) == {None}
     assert last.metrics["whole"]["whole_activation_cause_score"] < 0.5
@@ -163,7 +164,7 @@ class Elsewhere(Planted):
 
 def test_keeping_what_nothing_here_can_move_earns_nothing() -> None:
     """One feature an entity exchanges everything; sizes stay because they are read elsewhere."""
-    found = EVALUATION.run(OPTIONS, Workbench(Elsewhere(), SITE), {"sae": one_feature_an_entity()})["sae"]
+    found = OPTIONS.run(Workbench(Elsewhere(), SITE), {"sae": one_feature_an_entity()})["sae"]
     assert "site_does_not_mediate: planted/size" in found.flags
     assert set(found.metrics["ravel"].values()) == {None}
 
@@ -179,16 +180,16 @@ def test_names_of_different_length_are_no_pair_where_the_shorter_has_no_token_be
 
 
 def test_saebench_exchanges_the_last_token() -> None:
-    assert RavelOptions(protocol="saebench").last_only and not RavelOptions().last_only
+    assert Ravel(protocol="saebench").last_only and not Ravel().last_only
     with pytest.raises(ValueError, match="last token"):
-        RavelOptions(protocol="saebench", tokens="entity")
+        Ravel(protocol="saebench", tokens="entity")
 
 
 def test_keeping_the_error_keeps_what_the_autoencoder_does_not_see() -> None:
     colours_only = linear(torch.eye(4, WIDTH))
     bench = Workbench(Planted(), SITE)
-    ours = EVALUATION.run(OPTIONS, bench, {"sae": colours_only})["sae"]
-    theirs = EVALUATION.run(OPTIONS.model_copy(update={"protocol": "saebench"}), bench, {"sae": colours_only})["sae"]
+    ours = OPTIONS.run(bench, {"sae": colours_only})["sae"]
+    theirs = OPTIONS.model_copy(update={"protocol": "saebench"}).run(bench, {"sae": colours_only})["sae"]
     row = {r["attribute"]: r for r in ours.details}["colour"]
     assert row["cause_score"] == row["isolation_score"] == 1.0
     row = {r["attribute"]: r for r in theirs.details}["colour"]
@@ -196,12 +197,12 @@ def test_keeping_the_error_keeps_what_the_autoencoder_does_not_see() -> None:
 
 
 def test_what_the_subject_does_not_know_and_nan_are_flags_and_no_numbers() -> None:
-    result = EVALUATION.run(OPTIONS, Workbench(Planted(knows=False), SITE), {"sae": one_feature_a_value()})["sae"]
+    result = OPTIONS.run(Workbench(Planted(knows=False), SITE), {"sae": one_feature_a_value()})["sae"]
     assert "subject_does_not_know: planted/colour, planted/size" in result.flags
     assert all(value is None for values in result.metrics.values() for value in values.values())
     broken = one_feature_a_value()
     torch.nn.init.constant_(broken.b_enc, float("nan"))
-    result = EVALUATION.run(OPTIONS, Workbench(Planted(), SITE), {"sae": broken})["sae"]
+    result = OPTIONS.run(Workbench(Planted(), SITE), {"sae": broken})["sae"]
     assert "non_finite_codes: planted/colour, planted/size" in result.flags
     assert result.metrics["ravel"]["disentanglement_score"] is None and not result.details
 
@@ -223,5 +224,5 @@ def test_local_files_are_read_and_damage_is_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=says):
             ATTRIBUTES.read(written(bad), "all", "k")
-    (missing,) = EVALUATION.preflight(RavelOptions(data=("no/such",)), Setting("world", None))
+    (missing,) = Ravel(data=("no/such",)).preflight(Setting("world", None))
     assert "evals.ravel.data" in missing.line()

@@ -6,15 +6,14 @@ from typing import Any
 
 import jsonschema
 import pytest
-from evals_tiny import evaluate, tiny_sae
-from every_evaluation import SITE, SMALL, options
+from evals_tiny import core_envelope, evaluate, tiny_sae
+from every_evaluation import SITE, SMALL, options, workbench
 
-from chronosae.activations.batch import SequenceBatch
-from chronosae.autoencoders import build
+from chronosae.activations import SequenceBatch
 from chronosae.config import CoreEvalConfig, SubjectConfig
-from chronosae.evals import Workbench, core_envelope, find_evaluation, result_schema
-from chronosae.evals.envelope import Provenance, envelope
-from chronosae.evals.output import result_envelope
+from chronosae.evals import EVALUATIONS, result_schema
+from chronosae.evals.envelope import Provenance, envelope, result_envelope
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder, register, register_evaluation_data
 
@@ -39,13 +38,13 @@ def test_core_validates(subject: Subject, batch: SequenceBatch) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_evaluation_validates(name: str) -> None:
-    evaluation = find_evaluation(name)
+    evaluation = options(name)
     register()
     register_evaluation_data()
     world = Subject.load(SubjectConfig(model=str(model_folder()), device="cpu"), name="world")
     sae = build("topk", d_in=world.info.d_model, d_sae=48, k=4)
-    result = evaluation.run(options(name), Workbench(world, SITE), {"topk": sae})["topk"]
-    made = result_envelope(evaluation, "topk", sae, SITE, result, options(name), PROVENANCE)
+    result = evaluation.run(workbench(world), {"topk": sae})["topk"]
+    made = result_envelope(evaluation, "topk", sae, SITE, result, PROVENANCE)
     read = json.loads(json.dumps(made, allow_nan=False))
     jsonschema.validate(read, result_schema())
     assert set(read["chronosae"]["undefined"]) == {n for n, v in read["chronosae"]["metrics"].items() if v is None}
@@ -62,7 +61,7 @@ def test_undefined_is_null_where_saebenchs_schema_has_null_and_else_minus_one() 
     for name, undefined in (("scr", None), ("tpp", None), ("sparse_probing", None), ("absorption", -1)):
         made = envelope(
             eval_type_id=name, eval_config={}, metrics={"mean": {"a": None, "b": 0.5}}, details=[{"a": None}],
-            sae_name="sae", sae_cfg_dict={}, block={}, undefined=find_evaluation(name).undefined,
+            sae_name="sae", sae_cfg_dict={}, block={}, undefined=EVALUATIONS[name].undefined,
         )  # fmt: skip
         assert made["eval_result_metrics"] == {"mean": {"a": undefined, "b": 0.5}}
         assert made["eval_result_details"] == [{"a": undefined}]

@@ -14,20 +14,36 @@ from chronosae.autoencoders import Autoencoder, Codes
 from chronosae.config import SubjectConfig, UserError
 from chronosae.evals.data import LABELLED, LabelledTexts
 from chronosae.evals.data.hub_labelled import AMAZON, BIOS
-from chronosae.evals.preflight import Setting
-from chronosae.evals.result import EvalResult
-from chronosae.evals.scr_tpp import scr, tpp
-from chronosae.evals.scr_tpp.ablation import DecodedAblation, LinearAblation, Reading, ablations, adds_up
-from chronosae.evals.scr_tpp.contexts import contexts
-from chronosae.evals.scr_tpp.effects import choose
-from chronosae.evals.scr_tpp.hub_pairs import TABLES, pair_name, read_pair
-from chronosae.evals.scr_tpp.measure import probes_of
-from chronosae.evals.scr_tpp.options import AblationOptions
-from chronosae.evals.scr_tpp.probes import Examples, Judge, Probes, fit_probes
-from chronosae.evals.scr_tpp.tasks import BIASED, FIRST, SECOND, Tasks, crossed_and_biased, one_vs_rest
+from chronosae.evals.evaluation import EvalResult, Setting
+from chronosae.evals.scr_tpp import Scr, Tpp
+from chronosae.evals.scr_tpp.data import (
+    BIASED,
+    FIRST,
+    SECOND,
+    TABLES,
+    AblationOptions,
+    Reading,
+    Tasks,
+    crossed_and_biased,
+    one_vs_rest,
+    pair_name,
+    read_pair,
+)
+from chronosae.evals.scr_tpp.measure import (
+    DecodedAblation,
+    Examples,
+    Judge,
+    LinearAblation,
+    Probes,
+    ablations,
+    adds_up,
+    choose,
+    fit_probes,
+    probes_of,
+)
 from chronosae.subject import Subject
 from chronosae.world import model_folder
-from chronosae.world.evaluation_pairs import PAIRS, paired_texts
+from chronosae.world.evaluation_data import PAIRS, paired_texts
 
 NS = [1, 2, 5]
 FAST = {
@@ -56,11 +72,11 @@ def d_in(bench: PlantedBench) -> int:
 
 
 def run_scr(bench: PlantedBench, saes: dict[str, Autoencoder], **options: object) -> dict[str, EvalResult]:
-    return scr.EVALUATION.run(scr.ScrOptions(data=["planted/crossed"], **{**FAST, **options}), bench, saes)
+    return Scr(data=["planted/crossed"], **{**FAST, **options}).run(bench, saes)
 
 
 def run_tpp(bench: PlantedBench, saes: dict[str, Autoencoder], **options: object) -> dict[str, EvalResult]:
-    return tpp.EVALUATION.run(tpp.TppOptions(data=["planted/animals"], **{**FAST, **options}), bench, saes)
+    return Tpp(data=["planted/animals"], **{**FAST, **options}).run(bench, saes)
 
 
 def names(result: EvalResult) -> set[str]:
@@ -148,8 +164,8 @@ def test_labels_without_meaning_are_flagged_and_give_no_number(bench: PlantedBen
         return LabelledTexts("shuffled", data.texts, tuple(data.labels[i] for i in order), second=data.second)
 
     LABELLED.register("planted/shuffled", shuffled)
-    options = scr.ScrOptions(data=["planted/shuffled"], **{**FAST, "train_size": 80, "test_size": 80})
-    result = scr.EVALUATION.run(options, bench, {"oracle": oracle(d_in)})["oracle"]
+    options = Scr(data=["planted/shuffled"], **{**FAST, "train_size": 80, "test_size": 80})
+    result = options.run(bench, {"oracle": oracle(d_in)})["oracle"]
     assert "subject_does_not_know" in names(result)
     assert result.metrics["scr_metrics"]["scr_dir1_threshold_2"] is None
 
@@ -163,8 +179,8 @@ def test_where_nothing_was_lost_the_score_is_undefined_and_zero_in_saebenchs_pro
 
     LABELLED.register("planted/easy", easy)
     for protocol, value in (("chronosae", None), ("saebench", 0.0)):
-        options = scr.ScrOptions(data=["planted/easy"], **{**FAST, "protocol": protocol, "probe_epochs": 20})
-        result = scr.EVALUATION.run(options, bench, {"oracle": oracle(d_in)})["oracle"]
+        options = Scr(data=["planted/easy"], **{**FAST, "protocol": protocol, "probe_epochs": 20})
+        result = options.run(bench, {"oracle": oracle(d_in)})["oracle"]
         assert result.metrics["scr_metrics"]["scr_dir1_threshold_2"] == value
         assert ("undefined" in names(result)) == (value is None)
 
@@ -247,7 +263,7 @@ def test_padding_and_special_tokens_never_enter(
 
 def test_saebenchs_protocol_leaks_what_zeros_are_encoded_to(bench: PlantedBench, d_in: int) -> None:
     sae = random_sae(d_in)
-    for context in contexts(bench, reading(bench).rows, {"sae": sae}, "saebench", "test", 16):
+    for context in reading(bench, "saebench").contexts({"sae": sae}):
         codes = context.codes["sae"]
         assert context.batch.acts.shape[1] == 16 and not context.batch.acts[~context.seen].any()
         zeros = sae.encode(torch.zeros(1, 1, d_in)).dense()[0, 0]
@@ -360,8 +376,8 @@ def test_probes_have_as_many_examples_each_whatever_the_size_of_the_data(each: i
 @pytest.mark.parametrize("each", range(26, 31))
 def test_scr_runs_on_any_number_of_texts(bench: PlantedBench, d_in: int, each: int) -> None:
     LABELLED.register("planted/few", lambda part: crossed(part, each))
-    options = scr.ScrOptions(data=["planted/few"], **{**FAST, "probe_seeds": 1, "probe_epochs": 1})
-    assert scr.EVALUATION.run(options, bench, {"oracle": oracle(d_in)})["oracle"].metrics
+    options = Scr(data=["planted/few"], **{**FAST, "probe_seeds": 1, "probe_epochs": 1})
+    assert options.run(bench, {"oracle": oracle(d_in)})["oracle"].metrics
 
 
 def test_texts_of_a_group_are_fitted_or_held_out_together() -> None:
@@ -410,7 +426,7 @@ def test_data_that_scr_cannot_use_are_one_clear_line(data: LabelledTexts, says: 
 
 def test_preflight_lists_all_data_that_are_missing() -> None:
     setting = Setting("world", None)
-    missing = scr.EVALUATION.preflight(scr.ScrOptions(data=["planted/crossed", "no/such", "nor/this"]), setting)
+    missing = Scr(data=["planted/crossed", "no/such", "nor/this"]).preflight(setting)
     assert [one.what.split()[-1] for one in missing] == ["no/such", "nor/this"]
     assert "evals.scr.data" in missing[0].how
 
@@ -430,8 +446,8 @@ def test_spurious_labels_are_read_from_local_files(bench: PlantedBench, d_in: in
         rows = zip(data.texts, data.labels, data.second or (), strict=True)
         lines = [json.dumps({"text": t, "label": a, "second_label": b}) for t, a, b in rows]
         (tmp_path / f"{part}.jsonl").write_text("\n".join(lines))
-    options = scr.ScrOptions(data=[str(tmp_path)], **FAST)
-    result = scr.EVALUATION.run(options, bench, {"oracle": oracle(d_in)})["oracle"]
+    options = Scr(data=[str(tmp_path)], **FAST)
+    result = options.run(bench, {"oracle": oracle(d_in)})["oracle"]
     assert result.metrics["scr_metrics"]["scr_metric_threshold_2"] > 0.7
 
 
@@ -456,10 +472,10 @@ def test_saebenchs_pairs_are_read_from_a_local_copy(tmp_path: Path) -> None:
 
 def test_an_unreachable_hub_is_one_line_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (classes,) = tpp.EVALUATION.preflight(tpp.TppOptions(data=[f"{BIOS}_class_set1"]), Setting("world", None))
+    (classes,) = Tpp(data=[f"{BIOS}_class_set1"]).preflight(Setting("world", None))
     assert "switched off" in classes.why
     wanted = [pair_name(BIOS, pair) for pair in TABLES[BIOS].pairs]
-    missing = scr.EVALUATION.preflight(scr.ScrOptions(data=wanted), Setting("world", None))
+    missing = Scr(data=wanted).preflight(Setting("world", None))
     assert len(missing) == 4 and all("hub" in one.line().lower() and "\n" not in one.line() for one in missing)
 
 
@@ -467,7 +483,7 @@ def test_preflight_reads_whether_local_texts_have_two_labels(tmp_path: Path) -> 
     for part in ("train", "test"):
         rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
         (tmp_path / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = scr.ScrOptions(data=[str(tmp_path)])
-    (missing,) = scr.EVALUATION.preflight(options, Setting("world", None))
+    options = Scr(data=[str(tmp_path)])
+    (missing,) = options.preflight(Setting("world", None))
     assert "second_label" in missing.line() and "--set evals.scr.data=" in missing.line()
-    assert tpp.EVALUATION.preflight(tpp.TppOptions(data=[str(tmp_path)]), Setting("world", None)) == []
+    assert Tpp(data=[str(tmp_path)]).preflight(Setting("world", None)) == []

@@ -10,23 +10,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import SubjectConfig, UserError, validate
 from chronosae.evals.data import LABELLED, hub_labelled
 from chronosae.evals.data.hub_labelled import AMAZON, BIOS, HUB_SETS, LANGUAGE_PAIRS
-from chronosae.evals.envelope import Provenance
-from chronosae.evals.output import result_envelope
-from chronosae.evals.pooling import RAW, pooled
-from chronosae.evals.preflight import Setting
-from chronosae.evals.result import EvalResult
-from chronosae.evals.sparse_probing import EVALUATION, SparseProbingOptions
-from chronosae.evals.sparse_probing.full_width import full_width_correct
-from chronosae.evals.sparse_probing.pools import text_vectors
-from chronosae.evals.sparse_probing.probing import FULL, Scores, probe, top
-from chronosae.evals.sparse_probing.reading import read_set
-from chronosae.evals.sparse_probing.selection import mean_differences, strongest
-from chronosae.evals.sparse_probing.tasks import Task, held_out_groups, make_tasks, one_against_the_rest
+from chronosae.evals.envelope import Provenance, result_envelope
+from chronosae.evals.evaluation import EvalResult, Setting
+from chronosae.evals.probes import RAW, pooled
+from chronosae.evals.sparse_probing import SparseProbing, SparseProbingOptions
+from chronosae.evals.sparse_probing.data import (
+    Task,
+    held_out_groups,
+    make_tasks,
+    one_against_the_rest,
+    read_set,
+    text_vectors,
+)
+from chronosae.evals.sparse_probing.measure import (
+    FULL,
+    Scores,
+    full_width_correct,
+    mean_differences,
+    probe,
+    strongest,
+    top,
+)
 from chronosae.evals.workbench import Workbench
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 
@@ -222,7 +232,7 @@ def dead(d_in: int) -> Autoencoder:
 
 
 def run(bench: Workbench, saes: dict[str, Autoencoder], **options: object) -> dict[str, EvalResult]:
-    return EVALUATION.run(SparseProbingOptions.model_validate(options), bench, saes)
+    return SparseProbing.model_validate(options).run(bench, saes)
 
 
 def test_an_autoencoder_with_the_class_directions_scores_one_at_k_1_and_a_dead_one_a_half(
@@ -250,7 +260,7 @@ def test_numbers_do_not_depend_on_the_autoencoders_beside(
     width = bench.subject.info.d_model
     saes = {"a": oracle(width, 24), "b": dead(width)}
     together = run(bench, saes, data=[data], k=[1, 2])
-    monkeypatch.setattr("chronosae.evals.sparse_probing.evaluation.MOST_BYTES", 1)
+    monkeypatch.setattr("chronosae.evals.sparse_probing.measure.MOST_BYTES", 1)
     apart = run(bench, saes, data=[data], k=[1, 2])
     alone = run(bench, {"b": saes["b"]}, data=[data], k=[1, 2])
     assert together == apart
@@ -262,12 +272,11 @@ def test_numbers_do_not_depend_on_the_autoencoders_beside(
 @pytest.mark.parametrize("protocol", ["chronosae", "saebench", "sae_probes"])
 def test_the_file_has_saebenchs_names_and_no_nan(bench: Workbench, data: str, protocol: str) -> None:
     sae = oracle(bench.subject.info.d_model)
-    options = SparseProbingOptions.model_validate({"data": [data], "protocol": protocol, "k": [1, 2]})
-    result = EVALUATION.run(options, bench, {"sae": sae})["sae"]
+    evaluation = SparseProbing.model_validate({"data": [data], "protocol": protocol, "k": [1, 2]})
+    result = evaluation.run(bench, {"sae": sae})["sae"]
     provenance = Provenance("planted", "f" * 64, "float32", "made up", "c" * 64, seed=0, device="cpu")
-    written = json.loads(
-        json.dumps(result_envelope(EVALUATION, "sae", sae, SITE, result, options, provenance), allow_nan=False)
-    )
+    envelope = result_envelope(evaluation, "sae", sae, SITE, result, provenance)
+    written = json.loads(json.dumps(envelope, allow_nan=False))
     metrics = written["eval_result_metrics"]
     assert {"llm_test_accuracy", "llm_top_1_test_accuracy"} <= set(metrics["llm"])
     assert ("sae_test_accuracy" in metrics["sae"]) == (protocol != "sae_probes")
@@ -397,7 +406,7 @@ def test_a_file_gives_the_same_numbers_from_wherever_it_is_named(
 def test_hub_sets_out_of_reach_are_listed_in_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     names = ["fancyzhx/ag_news", f"{BIOS}_class_set1", "no/such/set"]
-    missing = EVALUATION.preflight(SparseProbingOptions(data=names), Setting("world", None))
+    missing = SparseProbing(data=names).preflight(Setting("world", None))
     assert [name in line.line() for name, line in zip(names, missing, strict=True)] == [True] * 3
     assert "HF_HUB_OFFLINE" in missing[0].why and "--set evals.sparse_probing.data=PATH" in missing[0].how
     assert len(HUB_SETS) == 8 and set(HUB_SETS) <= set(LABELLED.names)

@@ -11,22 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import SourceConfig, SubjectConfig, UserError, load_config
-from chronosae.evals.envelope import Provenance
+from chronosae.evals.envelope import Provenance, result_envelope, write_envelope
+from chronosae.evals.evaluation import EvalResult, Setting
 from chronosae.evals.multiple_choice import ORDERS, Asked, _chat_rows, ask_by_letters, clean_scores
-from chronosae.evals.output import write_result
-from chronosae.evals.preflight import Setting
-from chronosae.evals.registry import read_eval_options
-from chronosae.evals.result import EvalResult
-from chronosae.evals.unlearning import EVALUATION, UnlearningOptions
-from chronosae.evals.unlearning.evaluation import settings
-from chronosae.evals.unlearning.frequencies import firing_frequencies, ranked_features, text_rows
-from chronosae.evals.unlearning.knows import check_knows, find_known, read_bank
-from chronosae.evals.unlearning.score import Outcome, held_out, intervals
-from chronosae.evals.unlearning.sweep import sweep
+from chronosae.evals.unlearning import Unlearning
+from chronosae.evals.unlearning.data import read_bank, text_rows
+from chronosae.evals.unlearning.measure import (
+    check_knows,
+    find_known,
+    firing_frequencies,
+    ranked_features,
+    settings,
+    sweep,
+)
+from chronosae.evals.unlearning.report import Outcome, held_out, intervals
 from chronosae.evals.workbench import Workbench, encode
 from chronosae.interventions import Clamp, SiteEdit
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world import register as register_world
@@ -36,7 +39,7 @@ register()
 register_world()
 
 SITE = "blocks.1.hook_resid_post"
-OPTIONS = UnlearningOptions(
+OPTIONS = Unlearning(
     text_tokens=3000, max_questions=16, kept_questions=("world/history", "world/geography"), multipliers=(25, 200)
 )
 D_SAE = 16
@@ -89,7 +92,7 @@ def saes(bench: Workbench, acts: tuple[Tensor, Tensor]) -> dict[str, Autoencoder
 
 @pytest.fixture(scope="module")
 def results(bench: Workbench, saes: dict[str, Autoencoder]) -> dict[str, EvalResult]:
-    return EVALUATION.run(OPTIONS, bench, saes)
+    return OPTIONS.run(bench, saes)
 
 
 def flags(result: EvalResult) -> set[str]:
@@ -127,7 +130,7 @@ def test_a_result_holds_counts_and_rows_but_no_question(
 ) -> None:
     path = tmp_path / "oracle.json"
     where = Provenance("world", "f" * 64, "float32", "world", "c" * 64, seed=0, device="cpu")
-    write_result(path, EVALUATION, "oracle", saes["oracle"], SITE, results["oracle"], OPTIONS, where)
+    write_envelope(result_envelope(OPTIONS, "oracle", saes["oracle"], SITE, results["oracle"], where), path)
     written = path.read_text(encoding="utf-8")
     assert json.loads(written)["eval_result_metrics"]["unlearning"]["unlearning_score"] > 0
     for question in read_bank(bench, OPTIONS).questions:
@@ -139,13 +142,13 @@ def test_the_same_numbers_whatever_other_autoencoders_run(
     bench: Workbench, saes: dict[str, Autoencoder], results: dict[str, EvalResult]
 ) -> None:
     torch.manual_seed(77)
-    alone = EVALUATION.run(OPTIONS, bench, {"random": saes["random"]})["random"]
+    alone = OPTIONS.run(bench, {"random": saes["random"]})["random"]
     assert alone == results["random"]
 
 
 def test_a_subject_at_chance_is_an_error_that_says_so(bench: Workbench, saes: dict[str, Autoencoder]) -> None:
     with pytest.raises(UserError, match=r"^subject_does_not_know: .* format letters, not above chance"):
-        EVALUATION.run(OPTIONS.model_copy(update={"format": "letters"}), bench, saes)
+        OPTIONS.model_copy(update={"format": "letters"}).run(bench, saes)
 
 
 @pytest.mark.parametrize(("hits", "knows"), [(10, False), (16, False), (18, True), (40, True)])
@@ -172,7 +175,7 @@ def test_lettered_questions_must_be_right_in_every_order(bench: Workbench, monke
             right[0] = torch.tensor([0.0, 0.0, 0.0, 1.0])
         return right
 
-    monkeypatch.setattr("chronosae.evals.unlearning.knows.clean_scores", scores)
+    monkeypatch.setattr("chronosae.evals.unlearning.measure.clean_scores", scores)
     first = bank.questions[0].answer
     known = find_known(bench, bank, options)
     assert known.which.tolist() == list(range(1, n))
@@ -191,8 +194,8 @@ def test_questions_that_one_order_confuses_are_unknown_and_without_any_there_is_
         wanted = given.answers if len(asked) == 1 else (given.answers + 1) % 4
         return torch.nn.functional.one_hot(wanted, 4).float()
 
-    monkeypatch.setattr("chronosae.evals.unlearning.knows.clean_scores", scores)
-    result = EVALUATION.run(OPTIONS.model_copy(update={"format": "letters"}), bench, {"dead": saes["dead"]})["dead"]
+    monkeypatch.setattr("chronosae.evals.unlearning.measure.clean_scores", scores)
+    result = OPTIONS.model_copy(update={"format": "letters"}).run(bench, {"dead": saes["dead"]})["dead"]
     assert len(asked) == 2
     assert set(result.metrics["unlearning"].values()) == {None} and not result.intervals
     assert any(flag.startswith("no_known_question: none of those to be forgotten") for flag in result.flags)
@@ -208,7 +211,7 @@ def test_a_question_must_fit_in_every_order(bench: Workbench, monkeypatch: pytes
         fits = torch.tensor([order != ORDERS[-1] or q != bank.questions[0] for q in questions])
         return replace(given, fits=fits)
 
-    module = "chronosae.evals.unlearning.knows"
+    module = "chronosae.evals.unlearning.measure"
     monkeypatch.setattr(f"{module}.ask_by_letters", ask)
     right = lambda _bench, given, _what: torch.nn.functional.one_hot(given.answers, 4).float()  # noqa: E731
     monkeypatch.setattr(f"{module}.clean_scores", right)
@@ -232,7 +235,7 @@ def test_a_setting_equals_the_same_edit_in_a_full_pass(bench: Workbench) -> None
     rows = known.asked.rows
     clean = clean_scores(bench, known.asked, "k")
     for i in (1, len(tried) - 1):
-        edit = SiteEdit(sae.eval(), Clamp(tried[i].features, float(tried[i].multiplier)), rows.mask)
+        edit = SiteEdit(sae.eval(), Clamp().edit(tried[i].features, float(tried[i].multiplier)), rows.mask)
         logits = bench.subject.run_with(rows.tokens, {SITE: edit}, rows.real)
         logp = logits[:, :-1].log_softmax(-1).gather(-1, rows.tokens[:, 1:, None]).squeeze(-1)
         place = torch.arange(1, rows.tokens.shape[1])
@@ -282,27 +285,26 @@ def test_a_lucky_setting_has_no_score_on_held_out_facts() -> None:
 
 
 def test_everything_that_is_missing_is_listed_at_once() -> None:
-    options = UnlearningOptions(
+    options = Unlearning(
         format="letters",
         chat=True,
         forget_text=SourceConfig(path="no/forget-corpus"),
         forget_questions="cais/wmdp/wmdp-bio",
         kept_questions=("cais/mmlu/human_aging", "no/such.csv"),
     )
-    found = [missing.line() for missing in EVALUATION.preflight(options, Setting("no/such-model", None))]
+    found = [missing.line() for missing in options.preflight(Setting("no/such-model", None))]
     assert len(found) == 5
     wanted = ("no/forget-corpus", "wmdp-bio", "human_aging", "no/such.csv", "chat template of no/such-model")
     for line, what in zip(found, wanted, strict=True):
         assert what in line and "\n" not in line
-    assert EVALUATION.preflight(UnlearningOptions(), Setting("world", None)) == []
+    assert Unlearning().preflight(Setting("world", None)) == []
 
 
 def test_the_configuration_for_gemma_names_each_missing_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     config = load_config(Path(__file__).parents[2] / "configs" / "unlearning-gemma-2-2b-it.yaml")
-    options = read_eval_options("unlearning", config.evals.unlearning or {})
-    assert isinstance(options, UnlearningOptions)
-    found = " ".join(missing.what for missing in EVALUATION.preflight(options, Setting(config.subject.model, None)))
+    options = Unlearning.read(config.evals.unlearning or {})
+    found = " ".join(missing.what for missing in options.preflight(Setting(config.subject.model, None)))
     for piece in ("bio-forget-corpus.jsonl", "wikitext", "wmdp-bio", "human_aging", "chat template of google/gemma"):
         assert piece in found
 
@@ -313,4 +315,4 @@ def test_the_configuration_for_gemma_names_each_missing_piece(monkeypatch: pytes
 )
 def test_options_that_contradict_each_other_are_refused(given_options: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        UnlearningOptions(**given_options)
+        Unlearning(**given_options)

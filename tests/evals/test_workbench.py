@@ -8,12 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronosae.autoencoders import build
-from chronosae.autoencoders.codes import DenseCodes
+from chronosae.autoencoders import DenseCodes
 from chronosae.config import SubjectConfig, UserError
-from chronosae.evals.acts_cache import ActivationCache
-from chronosae.evals.pooling import RAW, last_only, pool_codes, pool_dense, pooled
-from chronosae.evals.workbench import PASS_TOKENS, Workbench, encode
+from chronosae.evals.probes import RAW, last_only, pool_codes, pool_dense, pooled
+from chronosae.evals.workbench import PASS_TOKENS, ActivationCache, Workbench, encode
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 

@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "autoencoders"))
 
 from autoencoder_cases import CASES, D_IN, D_SAE, make
 
-from chronosae.autoencoders import Autoencoder, DenseCodes, Normalisation, SparseCodes, build
+from chronosae.autoencoders import Autoencoder, DenseCodes, Normalisation, SparseCodes
 from chronosae.interventions import Change, Clamp, CodeEdit, Reading, SiteEdit, edited, read
+from chronosae.presets import build
 
 FEATURES = tuple(range(0, D_SAE, 2))
 
@@ -48,7 +49,7 @@ def test_a_clamp_is_its_formula_and_masked_and_untouched_tokens_keep_their_bits(
     sae = make(name).double().eval()
     seen = reading(sae)
     with torch.no_grad():
-        out = edited(sae, seen, Clamp(FEATURES, 7.0))
+        out = edited(sae, seen, Clamp().edit(FEATURES, 7.0))
         torch.testing.assert_close(out, reference(sae, seen, FEATURES, 7.0), rtol=1e-9, atol=1e-9)
     fires = (seen.codes.chosen().dense()[..., list(FEATURES)] > 0).any(-1)
     assert torch.equal(out[~fires], seen.acts[~fires]) and torch.equal(out[~seen.mask], seen.acts[~seen.mask])
@@ -64,7 +65,7 @@ def test_the_multiplier_is_in_units_of_the_raw_activation(preset: str, kind: str
     codes = seen.codes.dense()
     feature = int((codes > 0).sum((0, 1)).argmax())
     with torch.no_grad():
-        out, zero = (edited(sae, seen, Clamp([feature], m)) for m in (5.0, 0.0))
+        out, zero = (edited(sae, seen, Clamp().edit([feature], m)) for m in (5.0, 0.0))
     fires = codes[..., feature] > 0
     assert fires.any()
     torch.testing.assert_close((out - zero)[fires], (-5 * sae.W_dec[feature]).detach().expand(int(fires.sum()), D_IN))
@@ -74,22 +75,22 @@ def test_ablation_removes_what_the_feature_wrote() -> None:
     sae = build("topk", d_in=D_IN, d_sae=D_SAE, k=4).double()
     seen = reading(sae)
     with torch.no_grad():
-        out = edited(sae, seen, Clamp([3], 0.0))
+        out = edited(sae, seen, Clamp().edit([3], 0.0))
     torch.testing.assert_close(seen.acts - out, (seen.codes.at(3).unsqueeze(-1) * sae.W_dec[3]).detach())
 
 
 def test_no_feature_changes_nothing_and_costs_no_copy() -> None:
     sae = build("relu_l1", d_in=D_IN, d_sae=D_SAE).double()
     seen = reading(sae)
-    assert edited(sae, seen, Clamp([], 100.0)) is seen.acts
+    assert edited(sae, seen, Clamp().edit([], 100.0)) is seen.acts
 
 
 def test_the_same_edit_inside_the_subject_reads_whole_contexts() -> None:
     sae = make("chrono").double().eval()
     acts, mask, docs = inputs(1)
-    edit = SiteEdit(sae, Clamp(FEATURES, 3.0), mask, doc_ids=docs)
+    edit = SiteEdit(sae, Clamp().edit(FEATURES, 3.0), mask, doc_ids=docs)
     with torch.no_grad():
-        expected = edited(sae, reading(sae, 1), Clamp(FEATURES, 3.0))
+        expected = edited(sae, reading(sae, 1), Clamp().edit(FEATURES, 3.0))
     assert torch.equal(edit(acts), expected) and not torch.equal(expected, acts)
     assert edit(acts.to(torch.bfloat16)).dtype == torch.bfloat16
 
@@ -121,4 +122,4 @@ def test_any_edit_leaves_masked_tokens_alone_and_may_have_slots_of_its_own() -> 
 def test_impossible_clamps_are_refused(features: list[int], multiplier: float, says: str) -> None:
     sae = build("topk", d_in=D_IN, d_sae=D_SAE, k=4).double()
     with pytest.raises(ValueError, match=says):
-        Clamp(features, multiplier)(reading(sae))
+        Clamp().edit(features, multiplier)(reading(sae))

@@ -37,7 +37,8 @@ def compile_all(capability: int) -> dict[str, int]:
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from chronosae.kernels.gpu import gate, launch
+    from chronosae.kernels import dispatch, gpu
+    from chronosae.kernels.gpu import base
 
     class Driver:
         """What the compiler asks of a device."""
@@ -60,12 +61,11 @@ def compile_all(capability: int) -> dict[str, int]:
         sizes[name] = sizes.get(name, 0) + len(compiled.asm["cubin"])
 
     # Before any kernel's module takes the name.
-    launch.launch = compile_only
+    base.launch = compile_only
     # What no kernel wrote is an index all the same.
     torch.empty = torch.zeros
-    gate.interpreted = lambda: True
-    gpu = gate.gpu_kernels(torch.empty(0))
-    assert gpu is not None
+    dispatch.interpreted = lambda: True
+    assert dispatch.triton_kernels(torch.empty(0))
     for dtype, autocast in ((torch.float32, False), (torch.float32, True), (torch.float64, False)):
         _step(gpu, dtype, autocast)
     return sizes
@@ -73,27 +73,28 @@ def compile_all(capability: int) -> dict[str, int]:
 
 def _step(gpu: Any, dtype: torch.dtype, autocast: bool) -> None:
     """A training step, of which no kernel computes anything: results are zeros."""
-    from chronosae.kernels import Gate, Lookback, Moments, Rates
+    from chronosae.kernels import Lookback, Moments, PositionWeights, Rates, no_lookback
 
     n, d, f, k = 128, 48, 1040, 3
+    own = no_lookback(n, torch.zeros(f, dtype=dtype))
     x, W, b, c = (torch.zeros(*s, dtype=dtype, requires_grad=True) for s in ((n, d), (f, d), (f,), (d,)))
     active = torch.ones(n, dtype=torch.bool)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        values, indices, _ = gpu.encode_topk(x, W, b, k, active)
-        recon = gpu.sparse_decode(torch.zeros_like(indices), values, W, c)
-        gpu.squared_error(x, recon, active).backward()
-        gpu.encode_threshold(x.detach(), W, b, active, count=k * n)
+        values, indices, _ = gpu.encode.encode_topk_in_context(x, W, b, k, own, None, active)
+        recon = gpu.slots.sparse_decode(torch.zeros_like(indices), values, W, c)
+        gpu.elementwise.squared_error(x, recon, active).backward()
+        gpu.encode.encode_threshold(x.detach(), W, b, active, count=k * n)
         back = Lookback(torch.zeros(2, f, dtype=dtype), (1, 2), torch.zeros(2, n, dtype=torch.int64))
-        gate = Gate(torch.zeros(3, f, dtype=dtype), torch.zeros(n, dtype=torch.int64))
-        gpu.encode_topk_in_context(x.detach(), W, b, k, back, gate, active)
-    gpu.count_active(indices, values.detach(), f)
+        weigh = PositionWeights(torch.zeros(3, f, dtype=dtype), torch.zeros(n, dtype=torch.int64))
+        gpu.encode.encode_topk_in_context(x.detach(), W, b, k, back, weigh, active)
+    gpu.slots.count_active(indices, values.detach(), f)
     if dtype == torch.float64:
         return
     for moment, on_sphere in ((torch.float32, True), (torch.bfloat16, False)):
         weights, along = torch.zeros(f, d), torch.zeros(f)
-        gpu.gradient_energy(weights, weights, on_sphere)
+        gpu.adam.gradient_energy(weights, weights, on_sphere)
         moments = Moments(torch.zeros(f, d, dtype=moment), torch.zeros(f, d, dtype=moment))
-        gpu.adamw_(weights, weights, moments, along, Rates(1e-3, 0.9, 0.999, 1e-8, 0.0, 1), on_sphere=on_sphere)
+        gpu.adam.adamw_(weights, weights, moments, along, Rates(1e-3, 0.9, 0.999, 1e-8, 0.0, 1), on_sphere=on_sphere)
 
 
 if __name__ == "__main__":

@@ -21,21 +21,24 @@ from chronosae.kernels import (
     count_active,
     dense_decode,
     dense_only,
+    encode_threshold,
+    encode_topk,
     encode_topk_dense,
     gradient_energy,
+    largest_positive,
     largest_positive_dense,
     scatter_dense,
     sparse_decode,
     squared_error,
     squared_error_dense,
+    triton_kernels,
 )
-from chronosae.kernels.gpu import gpu_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("CHRONOSAE_KERNELS", "triton")  # on a GPU they are to be asked for
-GPU = gpu_kernels(torch.empty(0, device=DEVICE))
+GPU = triton_kernels(torch.empty(0, device=DEVICE))
 pytestmark = [
-    pytest.mark.skipif(GPU is None, reason="needs Triton, and a GPU or TRITON_INTERPRET=1"),
+    pytest.mark.skipif(not GPU, reason="needs Triton, and a GPU or TRITON_INTERPRET=1"),
     # The interpreter's arrays warn of what a GPU does in silence: Inf - Inf.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
@@ -60,7 +63,7 @@ def same(fast: tuple, slow: tuple, rtol: float = 1e-9, atol: float = 1e-9) -> No
 )
 def test_the_largest_are_found_without_sorting(n: int, width: int, k: int, dtype: torch.dtype, seed: int) -> None:
     pre, k = random(n, width, seed=seed, dtype=torch.float32).to(dtype), min(k, width)
-    values, indices = GPU.largest_positive(pre, k)
+    values, indices = largest_positive(pre, k)
     # In bfloat16 many entries are equal: of equal ones the first, as a stable sort has it.
     order = pre.sort(dim=1, descending=True, stable=True)
     expected = torch.where(order.values[:, :k] > 0, order.indices[:, :k], 0).sort(1).values
@@ -86,7 +89,7 @@ def test_the_largest_are_found_without_sorting(n: int, width: int, k: int, dtype
 def test_ties_go_to_the_first_and_odd_values_stay_visible(row: list, k: int, indices: list, values: list) -> None:
     # Among others that are never chosen; one row of them only, which is no candidate.
     pre = torch.tensor([row + [-3.0] * 300, [-1.0] * (300 + len(row))], device=DEVICE)
-    found, where = GPU.largest_positive(pre, k)
+    found, where = largest_positive(pre, k)
     assert where.tolist() == [indices, [0] * k]
     torch.testing.assert_close(found[0].cpu(), torch.tensor(values), rtol=0, atol=0, equal_nan=True)
     assert not found[1].any()
@@ -96,7 +99,7 @@ def test_many_candidates_in_one_group_are_bisected() -> None:
     # The largest 500 entries stand where one group's would: the bound lets all through that are positive.
     pre = torch.full((1, 8192), -1.0, device=DEVICE)
     pre[0, ::16] = torch.arange(1.0, 513.0, device=DEVICE)
-    values, indices = GPU.largest_positive(pre, 65)
+    values, indices = largest_positive(pre, 65)
     assert torch.equal(values[0].cpu(), torch.arange(448.0, 513.0))
     assert torch.equal(indices[0].cpu(), torch.arange(447, 512) * 16)
 
@@ -117,7 +120,7 @@ def test_codes_and_gradients_equal_those_of_a_dense_encoder(
         loss = (values * weights).sum() + known.square().sum()
         return values, indices, known, *torch.autograd.grad(loss, inputs)
 
-    same(gradients(GPU.encode_topk), gradients(encode_topk_dense))
+    same(gradients(encode_topk), gradients(encode_topk_dense))
 
 
 @pytest.mark.parametrize(("n", "d_in", "d_sae", "k"), [(3, 40, 33, 2), (1, 130, 600, 600), (2, 16, 1500, 1)])
@@ -130,7 +133,7 @@ def test_a_product_in_low_precision_chooses_as_exact_arithmetic_does(
     b = random(d_sae, seed=2, dtype=torch.float32)
     if far:  # A direction that all share leaves nothing for the bound to decide by.
         x[:, 0] = W[:, 0] = 100
-    values, indices, _ = GPU.encode_topk(x, W, b, k)
+    values, indices, _ = encode_topk(x, W, b, k)
     exact = (x.double() @ W.double().T + b.double()).float()
     slow, where = largest_positive_dense(exact, k)
     assert torch.equal(indices, where)
@@ -143,9 +146,9 @@ def test_an_odd_token_stays_visible_and_leaves_its_neighbours_alone(
 ) -> None:
     monkeypatch.setattr("chronosae.kernels.gpu.encode.LEAST_TOKENS", 1)
     x, W, b = (random(*shape, dtype=torch.float32) for shape in ((3, 8), (40, 8), (40,)))
-    alone = GPU.encode_topk(x, W, b, 4)
+    alone = encode_topk(x, W, b, 4)
     x[1, 3] = odd
-    values, indices, _ = GPU.encode_topk(x, W, b, 4)
+    values, indices, _ = encode_topk(x, W, b, 4)
     assert torch.equal(values[[0, 2]], alone[0][[0, 2]]) and torch.equal(indices[[0, 2]], alone[1][[0, 2]])
     expected = encode_topk_dense(x, W, b, 4)[0][1]
     torch.testing.assert_close(values[1].sort().values, expected.sort().values, equal_nan=True, rtol=1e-5, atol=1e-5)
@@ -162,7 +165,7 @@ def test_under_autocast_codes_and_gradients_are_those_of_a_dense_encoder() -> No
             loss = squared_error(x, recon, torch.ones(5, dtype=torch.bool, device=DEVICE))
         return values.float(), indices, *torch.autograd.grad(loss, parameters)
 
-    fast = gradients(GPU.encode_topk)
+    fast = gradients(encode_topk)
     with dense_only():
         slow = gradients(encode_topk_dense)
     assert torch.equal(fast[1], slow[1]) and torch.equal(fast[0], slow[0])
@@ -175,7 +178,7 @@ def test_one_threshold_for_a_batch_keeps_what_a_dense_encoder_would(count: int |
     x, W, b = (random(*s, seed=5, dtype=torch.float32).requires_grad_() for s in ((5, 8), (40, 8), (40,)))
     active = torch.tensor([True, True, False, True, True], device=DEVICE)
     with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
-        chosen, threshold = GPU.encode_threshold(x, W, b, active, count=count, threshold=1.5)
+        chosen, threshold = encode_threshold(x, W, b, active, count=count, threshold=1.5)
         pre = torch.where(active.unsqueeze(1), x @ W.T + b, 0)
     positive = pre[pre > 0].sort(descending=True).values
     expected = torch.tensor(1.5) if count is None else positive[min(count, len(positive)) - 1]
@@ -194,19 +197,19 @@ def test_one_threshold_for_a_batch_keeps_what_a_dense_encoder_would(count: int |
 
 
 def test_a_token_with_more_entries_than_are_taken_asks_for_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chronosae.kernels.gpu.threshold.LEAST", 2)
+    monkeypatch.setattr("chronosae.kernels.gpu.encode.LEAST", 2)
     x, W, b = torch.eye(9, device=DEVICE), torch.zeros(40, 9, device=DEVICE), torch.zeros(40, device=DEVICE)
     W[:10, 0] = 5
-    assert GPU.encode_threshold(x, W, b, count=9) is None
+    assert encode_threshold(x, W, b, count=9) is None
     W[:8, 0] = 0
-    assert GPU.encode_threshold(x, W, b, count=9) is not None
+    assert encode_threshold(x, W, b, count=9) is not None
 
 
 @pytest.mark.parametrize(("n", "masked"), [(0, False), (0, True), (2, True)])
 def test_no_token_and_no_active_token_give_no_codes_and_no_gradient(n: int, masked: bool) -> None:
     W, b = random(9, 4, dtype=torch.float32).requires_grad_(), torch.zeros(9, device=DEVICE)
     active = torch.zeros(n, dtype=torch.bool, device=DEVICE) if masked else None
-    values, indices, _ = GPU.encode_topk(torch.zeros(n, 4, device=DEVICE), W, b, 3, active)
+    values, indices, _ = encode_topk(torch.zeros(n, 4, device=DEVICE), W, b, 3, active)
     assert values.shape == indices.shape == (n, 3) and not values.any() and not indices.any()
     (grad,) = torch.autograd.grad(values.sum() + 0 * W.sum(), [W])
     assert not grad.any()
@@ -247,11 +250,11 @@ def test_gradcheck_of_every_output_for_every_input(n: int, k: int, d_sae: int) -
     wanted = torch.tensor([1, 3], device=DEVICE)
 
     def codes(x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        values, _, known = GPU.encode_topk(x, W, b, k, None, None, wanted)
+        values, _, known = encode_topk(x, W, b, k, None, None, wanted)
         return values, known
 
     def of_centre(centre: Tensor) -> tuple[Tensor, Tensor]:
-        values, _, known = GPU.encode_topk(x.detach() - centre, W, b, k, None, centre, wanted)
+        values, _, known = encode_topk(x.detach() - centre, W, b, k, None, centre, wanted)
         return values, known
 
     assert torch.autograd.gradcheck(codes, (x, W, b))
@@ -307,7 +310,7 @@ def test_the_clip_factor_may_stay_on_the_device() -> None:
     for scale in (0.25, torch.tensor(0.25, device=DEVICE)):
         w, grad = random(2, 3, dtype=torch.float32), random(2, 3, seed=1, dtype=torch.float32)
         moments = Moments(torch.zeros_like(w), torch.zeros_like(w))
-        GPU.adamw_(w, grad, moments, torch.zeros(2, device=DEVICE), Rates(0.1, 0.9, 0.99, 1e-8, 0.0, 1), scale=scale)
+        adamw_(w, grad, moments, torch.zeros(2, device=DEVICE), Rates(0.1, 0.9, 0.99, 1e-8, 0.0, 1), scale=scale)
         steps.append((w, *moments))
     same(*steps, rtol=0, atol=0)
 
@@ -316,16 +319,16 @@ def test_moments_in_bfloat16_follow_those_in_float32() -> None:
     w, grad, along = (torch.zeros(*shape, device=DEVICE) for shape in ((1, 1000), (1, 1000), (1,)))
     moments = Moments(*(torch.ones_like(w, dtype=torch.bfloat16) for _ in range(2)))
     for step in range(1, 41):
-        GPU.adamw_(w, grad, moments, along, Rates(0.0, 0.9, 0.999, 1e-8, 0.0, step))
+        adamw_(w, grad, moments, along, Rates(0.0, 0.9, 0.999, 1e-8, 0.0, step))
     # To nearest, the squares would still be 1: each step takes less than half a unit in the last place.
     assert abs(moments.square.float().mean().item() / 0.999**40 - 1) < 3e-3
     moments.mean.fill_(INF)
-    GPU.adamw_(w, grad, moments, along, Rates(0.0, 0.9, 0.999, 1e-8, 0.0, 1))
+    adamw_(w, grad, moments, along, Rates(0.0, 0.9, 0.999, 1e-8, 0.0, 1))
     assert moments.mean.isinf().all()
 
 
-def test_dense_only_closes_the_gate() -> None:
+def test_dense_only_keeps_triton_out() -> None:
     with dense_only():
-        assert gpu_kernels(torch.empty(0, device=DEVICE)) is None
-    assert gpu_kernels(torch.empty(0, device=DEVICE, dtype=torch.int64)) is None
-    assert gpu_kernels(torch.empty(0, device=DEVICE)) is GPU
+        assert not triton_kernels(torch.empty(0, device=DEVICE))
+    assert not triton_kernels(torch.empty(0, device=DEVICE, dtype=torch.int64))
+    assert triton_kernels(torch.empty(0, device=DEVICE))

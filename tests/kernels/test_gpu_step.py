@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import TrainingConfig
-from chronosae.kernels import dense_only
-from chronosae.kernels.gpu import gpu_kernels
+from chronosae.kernels import dense_only, triton_kernels
+from chronosae.presets import build
 from chronosae.training import Trainee
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("CHRONOSAE_KERNELS", "triton")  # on a GPU they are to be asked for
 pytestmark = [
     pytest.mark.skipif(
-        gpu_kernels(torch.empty(0, device=DEVICE)) is None, reason="needs Triton, and a GPU or TRITON_INTERPRET=1"
+        not triton_kernels(torch.empty(0, device=DEVICE)), reason="needs Triton, and a GPU or TRITON_INTERPRET=1"
     ),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]

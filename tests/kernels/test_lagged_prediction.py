@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders.parts.relations import EMPTY, CausalPredictionTerm, PredictionHead
-from chronosae.autoencoders.trackers.history import History
 from chronosae.kernels import absent, compiled_kernels, dense_only, firing_energy
-from chronosae.objectives.relations import predict
+from chronosae.objectives import CausalPredictionTerm
+from chronosae.objectives.causal_head import PredictionHead, predict
+from chronosae.objectives.history import EMPTY, History
 
 F, WINDOW = 70, 3
 

@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk, largest_positive, scatter_dense
-from chronosae.kernels import sparse_encode as module
-from chronosae.kernels.compiled import loops_for
-from chronosae.kernels.low_precision import LEAST_TOKENS, topk_of_product
-from chronosae.kernels.rounded import ROUNDING
+from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk, largest_positive, loops, scatter_dense
+from chronosae.kernels import encode as module
+from chronosae.kernels.reference import LEAST_TOKENS, ROUNDING
 
 pytestmark = pytest.mark.skipif(not compiled_kernels(torch.empty(0)), reason="no compiler here")
 N, D, F = 130, 24, 700
@@ -30,9 +28,9 @@ def case(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def exact(x: Tensor, W: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The definition: every inner product in the one fixed order, then the largest."""
-    loops = loops_for(x)
-    assert loops is not None
-    pre = torch.tensor([[loops.dot(a, w) + b for w, b in zip(W.numpy(), bias.numpy(), strict=True)] for a in x.numpy()])
+    assert compiled_kernels(x)
+    rows = list(zip(W.numpy(), bias.numpy(), strict=True))
+    pre = torch.tensor([[loops.bits.dot(a, w) + b for w, b in rows] for a in x.numpy()])
     return largest_positive(pre.float(), k)
 
 
@@ -93,18 +91,19 @@ def test_a_number_that_is_none_stays_visible(bad: float) -> None:
     )
 
 
-def test_codes_depend_neither_on_the_batch_nor_on_the_number_of_threads() -> None:
+def test_codes_depend_neither_on_the_batch_nor_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_TOKENS", 1)
     x, W, bias = case(8)
-    active, loops = torch.arange(N) % 3 > 0, loops_for(x)
-    assert loops is not None
-    whole = topk_of_product(loops, x, W, bias, 8, None)
-    part = topk_of_product(loops, x[40:].contiguous(), W, bias, 8, None)
+    active = torch.arange(N) % 3 > 0
+    assert compiled_kernels(x, W, bias)
+    whole = encode_topk(x, W, bias, 8)[:2]
+    part = encode_topk(x[40:].contiguous(), W, bias, 8)[:2]
     assert all(torch.equal(a[40:], b) for a, b in zip(whole, part, strict=True))
-    masked = topk_of_product(loops, x, W, bias, 8, active)
+    masked = encode_topk(x, W, bias, 8, active)[:2]
     assert all(torch.equal(a[active], b[active]) for a, b in zip(whole, masked, strict=True)) and not masked[0][0].any()
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
-    again = topk_of_product(loops, x, W, bias, 8, None)
+    again = encode_topk(x, W, bias, 8)[:2]
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
 

@@ -6,13 +6,13 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from chronosae.kernels import memory
-from chronosae.kernels.memory import LEAST_BYTES, recycled
+from chronosae.kernels import dispatch, recycled
+from chronosae.kernels.dispatch import LEAST_BYTES
 
 
 def test_memory_returns_when_the_last_tensor_in_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()  # What other tests have left must not come back meanwhile.
-    monkeypatch.setattr(memory, "_idle", OrderedDict())
+    monkeypatch.setattr(dispatch, "_idle", OrderedDict())
     first = recycled((LEAST_BYTES,), torch.uint8)
     place, view = first.data_ptr(), first.view(2, -1)[1]
     del first
@@ -28,14 +28,14 @@ def test_living_tensors_share_nothing() -> None:
 
 def test_large_memory_starts_a_cache_line() -> None:
     tensors = [recycled((LEAST_BYTES + i,), torch.uint8) for i in (0, 1, 2**22)]
-    assert all(t.data_ptr() % memory.LINE == 0 for t in tensors)
+    assert all(t.data_ptr() % dispatch.LINE == 0 for t in tensors)
 
 
 def test_idle_memory_is_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(memory, "IDLE_LIMIT_BYTES", 3 * LEAST_BYTES)
+    monkeypatch.setattr(dispatch, "IDLE_LIMIT_BYTES", 3 * LEAST_BYTES)
     tensors = [recycled((LEAST_BYTES + i,), torch.uint8) for i in range(9)]
     del tensors
-    assert sum(block.nbytes for block in memory._idle.values()) <= 3 * LEAST_BYTES
+    assert sum(block.nbytes for block in dispatch._idle.values()) <= 3 * LEAST_BYTES
 
 
 def test_a_gradient_is_kept_by_its_parameter_without_a_copy_and_never_overwritten() -> None:
@@ -63,23 +63,25 @@ def test_what_has_no_memory_of_its_size_takes_somewhat_larger_and_the_closest() 
     second.fill_(2)
     assert first.shape == (size,) and int(first.max()) == 1
     del first
-    assert recycled((size // memory.ROOMY - 2**20,), torch.uint8).data_ptr() != nearer, "too large to be lent for this"
+    assert recycled((size // dispatch.ROOMY - 2**20,), torch.uint8).data_ptr() != nearer, (
+        "too large to be lent for this"
+    )
 
 
 def test_a_larger_block_takes_the_place_of_idle_ones_that_it_can_serve_for(monkeypatch) -> None:
-    monkeypatch.setattr(memory, "_idle", type(memory._idle)())
+    monkeypatch.setattr(dispatch, "_idle", type(dispatch._idle)())
     for size in range(LEAST_BYTES, 2 * LEAST_BYTES, LEAST_BYTES // 8):
         recycled((size,), torch.uint8)
-    assert [block.nbytes for block in memory._idle.values()] == [15 * LEAST_BYTES // 8]
+    assert [block.nbytes for block in dispatch._idle.values()] == [15 * LEAST_BYTES // 8]
 
 
 def test_memory_doesnt_grow_from_step_to_step_whatever_the_sizes(monkeypatch) -> None:
-    monkeypatch.setattr(memory, "_idle", type(memory._idle)())
+    monkeypatch.setattr(dispatch, "_idle", type(dispatch._idle)())
     generator, held = torch.Generator().manual_seed(0), []
     for _ in range(200):
         sizes = torch.randint(LEAST_BYTES, 6 * LEAST_BYTES, (4,), generator=generator).tolist()
         kept = [recycled((size,), torch.uint8) for size in sizes[:2]]
         passing = [recycled((size,), torch.uint8) for size in sizes[2:]]
         del kept, passing
-        held.append(sum(block.nbytes for block in memory._idle.values()))
+        held.append(sum(block.nbytes for block in dispatch._idle.values()))
     assert max(held) <= 8 * 6 * LEAST_BYTES and max(held[100:]) <= max(held[:100])

@@ -1,4 +1,4 @@
-"""Depthwise taps equal their definition; products in bfloat16 stay within their stated bounds and their gate."""
+"""Depthwise taps equal their definition; products in bfloat16 stay within their bounds, where they are allowed."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from chronosae.kernels import (
     tokens_at,
     unit_gram_energy,
 )
-from chronosae.kernels.depthwise import depthwise_taps_dense
+from chronosae.kernels.taps import depthwise_taps_dense
 from chronosae.objectives.separation import cosine_separation
 
 pytestmark = pytest.mark.skipif(not compiled_kernels(torch.empty(0)), reason="no compiler here")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronosae.kernels import add_normal, dense_only
-from chronosae.kernels.noise import add_normal_dense
+from chronosae.kernels.elementwise import add_normal_dense
 
 
 @pytest.fixture(scope="module")

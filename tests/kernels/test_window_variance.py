@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.kernels.window_variance import dense_interval_energy, interval_energy
+from chronosae.kernels import interval_energy
+from chronosae.kernels.windows import dense_interval_energy
 
 
 def intervals(n: int, length: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders.codes import DenseCodes, SparseCodes
+from chronosae.autoencoders import DenseCodes, SparseCodes
 from chronosae.objectives.consistency import consistency_error
 
 EPS = 1e-6

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders.codes import DenseCodes, SparseCodes
+from chronosae.autoencoders import DenseCodes, SparseCodes
 from chronosae.objectives.contrastive import contrastive_error, high_codes, info_nce, sample_pairs
 
 

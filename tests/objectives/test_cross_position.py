@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders.codes import DenseCodes, SparseCodes
-from chronosae.objectives.cross_position import cross_position_error
+from chronosae.autoencoders import DenseCodes, SparseCodes
+from chronosae.objectives.consistency import cross_position_error
 
 EPS = 1e-6
 

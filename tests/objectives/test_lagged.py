@@ -6,16 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders import Draws, Normalisation, Spec, build_from_spec, load
-from chronosae.autoencoders.codes import DenseCodes, SparseCodes
-from chronosae.autoencoders.parts.lagged import CandidateLaggedHead, DenseLaggedHead, LaggedTerm
-from chronosae.autoencoders.parts.relations import EMPTY
-from chronosae.autoencoders.presets import lagged
-from chronosae.autoencoders.trackers import TemporalCorrelationTracker
-from chronosae.autoencoders.trackers.history import History
-from chronosae.objectives import StepContext, term_value
-from chronosae.objectives.lagged import batch_candidates, innovation_error, innovations
-from chronosae.objectives.relations import sampled_history
+from chronosae.autoencoders import DenseCodes, Draws, Normalisation, SparseCodes, Spec, build_from_spec
+from chronosae.objectives import LaggedTerm, StepContext, TemporalCorrelationTracker, term_value
+from chronosae.objectives.history import EMPTY, History, sampled_history
+from chronosae.objectives.lagged import (
+    CandidateLaggedHead,
+    DenseLaggedHead,
+    batch_candidates,
+    innovation_error,
+    innovations,
+)
+from chronosae.presets import load
+from chronosae.presets.temporal import Lagged
 
 LAGS, F, M_SLOTS = 2, 6, 4
 Head = DenseLaggedHead | CandidateLaggedHead
@@ -141,7 +143,7 @@ def test_sampled_tokens_give_the_whole_error_on_average() -> None:
 
 
 def test_the_term_is_alpha_times_the_innovations_plus_beta_times_the_norms() -> None:
-    spec = lagged.PRESET.make(lagged.PRESET.options(d_sae=F, alpha=0.5, beta=0.2), 4, Normalisation())  # type: ignore[call-arg]
+    spec = Lagged(d_sae=F, alpha=0.5, beta=0.2).spec(4, Normalisation())  # type: ignore[call-arg]
     sae = build_from_spec(spec).double()
     head, term = sae.heads["lagged"], spec.terms[0]
     assert isinstance(head, DenseLaggedHead)
@@ -157,7 +159,7 @@ def test_the_term_is_alpha_times_the_innovations_plus_beta_times_the_norms() -> 
 
 
 def test_m_stays_strictly_lower_triangular_and_steps_leave_no_graph() -> None:
-    spec = lagged.PRESET.make(lagged.PRESET.options(d_sae=16, beta=1e-3), 8, Normalisation())  # type: ignore[call-arg]
+    spec = Lagged(d_sae=16, beta=1e-3).spec(8, Normalisation())  # type: ignore[call-arg]
     sae = build_from_spec(spec)
     head = sae.heads["lagged"]
     assert isinstance(head, DenseLaggedHead)
@@ -242,8 +244,8 @@ def test_above_4096_features_it_works_on_candidates_from_the_batch_and_the_track
     head = LaggedTerm().make_head(8, n)
     assert isinstance(head, CandidateLaggedHead)
     assert sum(parameter.numel() for parameter in head.parameters()) == n * 32
-    options = lagged.PRESET.options(d_sae=n, k=8)  # type: ignore[call-arg]
-    spec = lagged.PRESET.make(options, 4, Normalisation())
+    options = Lagged(d_sae=n, k=8)  # type: ignore[call-arg]
+    spec = options.spec(4, Normalisation())
     sae, tracker = build_from_spec(spec), TemporalCorrelationTracker(n, entries=8, cells=2**16)
     term = spec.terms[0].model_copy(update={"refresh_every": 1})
     acts, mask = torch.randn(1, 4).expand(2, 16, 4) + 0.1 * torch.randn(2, 16, 4), torch.ones(2, 16, dtype=torch.bool)
@@ -262,7 +264,7 @@ def test_above_4096_features_it_works_on_candidates_from_the_batch_and_the_track
 
 @pytest.mark.parametrize("d_sae", [32, 4100])
 def test_heads_move_save_load_and_are_built_without_storage(d_sae: int, tmp_path) -> None:
-    spec: Spec = lagged.PRESET.make(lagged.PRESET.options(d_sae=d_sae, entries=2, lags=1), 4, Normalisation())  # type: ignore[call-arg]
+    spec: Spec = Lagged(d_sae=d_sae, entries=2, lags=1).spec(4, Normalisation())  # type: ignore[call-arg]
     sae = build_from_spec(spec).to(torch.float64)
     assert {p.dtype for p in sae.heads["lagged"].parameters()} == {torch.float64}
     sae.save(tmp_path)
@@ -283,9 +285,9 @@ def test_innovations_of_a_new_head_are_the_codes() -> None:
 
 def test_a_target_l0_and_a_fixed_number_of_features_exclude_each_other() -> None:
     for fixed in ({"k": 4}, {"activation": {"kind": "topk", "k": 4}}):
-        options = lagged.PRESET.options(d_sae=32, target_l0=4, **fixed)  # type: ignore[arg-type]
+        options = Lagged(d_sae=32, target_l0=4, **fixed)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="nothing to steer"):
-            lagged.PRESET.make(options, 8, Normalisation())
+            options.spec(8, Normalisation())
 
 
 def test_codes_are_relu_unless_k_or_an_activation_is_given() -> None:
@@ -294,6 +296,6 @@ def test_codes_are_relu_unless_k_or_an_activation_is_given() -> None:
         ({"k": 4}, "topk"),
         ({"activation": {"kind": "batch_topk", "k": 4}}, "batch_topk"),
     ):
-        spec = lagged.PRESET.make(lagged.PRESET.options(d_sae=16, **options), 8, Normalisation())  # type: ignore[arg-type]
+        spec = Lagged(d_sae=16, **options).spec(8, Normalisation())  # type: ignore[arg-type]
         assert spec.activation.kind == kind
         assert spec.receptive_field == 1 and spec.causal

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from chronosae.autoencoders import Pass, build
+from chronosae.autoencoders import Pass
 from chronosae.objectives import auxk_error, l1_penalty, reconstruction_error
+from chronosae.presets import build
 
 
 def forward(preset: str, **options: object) -> tuple[torch.nn.Module, Pass]:

@@ -11,27 +11,21 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from chronosae.autoencoders import Draws, Normalisation, Spec, TopK, build_from_spec, load
-from chronosae.autoencoders.codes import DenseCodes, SparseCodes
-from chronosae.autoencoders.parts.relations import (
-    EMPTY,
+from chronosae.autoencoders import DenseCodes, Draws, Normalisation, SparseCodes, Spec, TopK, build_from_spec
+from chronosae.objectives import (
     CausalPredictionTerm,
     CorrelationTerm,
-    CorrelationWatcher,
-    PredictionHead,
+    CorrelationTracker,
+    StepContext,
+    TemporalCorrelationTracker,
+    term_value,
 )
-from chronosae.autoencoders.presets import causal
-from chronosae.autoencoders.trackers import TemporalCorrelationTracker
-from chronosae.objectives import StepContext, term_value
 from chronosae.objectives.active import active_codes
-from chronosae.objectives.relations import (
-    candidate_hits,
-    correlation_error,
-    interactions,
-    prediction_error,
-    refresh_from,
-    sampled_history,
-)
+from chronosae.objectives.causal import correlation_error, interactions, prediction_error, refresh_from
+from chronosae.objectives.causal_head import PredictionHead, candidate_hits
+from chronosae.objectives.history import EMPTY, sampled_history
+from chronosae.presets import load
+from chronosae.presets.temporal import Causal
 
 WINDOW = 3
 
@@ -374,13 +368,13 @@ def test_a_step_at_16384_features_makes_no_tensor_of_tokens_times_features() -> 
 def test_dense_weights_are_refused_above_4096_features() -> None:
     with pytest.raises(ValueError, match="4096"):
         PredictionHead(CausalPredictionTerm(dense=True), 4097)
-    options = causal.PRESET.options(d_sae=8192, k=8, dense=True)  # type: ignore[call-arg]
+    options = Causal(d_sae=8192, k=8, dense=True)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="4096"):
-        causal.PRESET.make(options, 16, Normalisation())
+        options.spec(16, Normalisation())
 
 
 def spec(**options: object) -> Spec:
-    return causal.PRESET.make(causal.PRESET.options(d_sae=32, k=4, **options), 8, Normalisation())  # type: ignore[arg-type]
+    return Causal(d_sae=32, k=4, **options).spec(8, Normalisation())  # type: ignore[arg-type]
 
 
 def test_heads_move_save_load_and_are_built_without_storage(tmp_path) -> None:
@@ -405,9 +399,9 @@ def test_heads_move_save_load_and_are_built_without_storage(tmp_path) -> None:
 def test_steps_in_a_row_leave_no_graph_and_the_tracker_feeds_the_head() -> None:
     sae = build_from_spec(spec(correlation_weight=0.1))
     terms = [term.model_copy(update={"refresh_every": 2}) if i == 0 else term for i, term in enumerate(sae.cfg.terms)]
-    watcher, head = sae.cfg.trackers[0], sae.heads["causal_prediction"]
-    assert isinstance(watcher, CorrelationWatcher) and isinstance(head, PredictionHead)
-    tracker = watcher.make(sae.d_sae)
+    tracker_spec, head = sae.cfg.trackers[0], sae.heads["causal_prediction"]
+    assert isinstance(tracker_spec, CorrelationTracker) and isinstance(head, PredictionHead)
+    tracker = tracker_spec.make(sae.d_sae)
     mask, docs = documents(4, 32, 0, 0.1)
     optimizer = torch.optim.SGD(sae.parameters(), lr=0.1)
     for step in range(4):

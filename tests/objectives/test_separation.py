@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.autoencoders.codes import DenseCodes, SparseCodes
+from chronosae.autoencoders import DenseCodes, SparseCodes
 from chronosae.objectives import separation
 from chronosae.objectives.separation import code_separation, cosine_separation, orthogonality, welch_floor
 

@@ -19,7 +19,7 @@ pytest.importorskip("sae_bench", reason="needs SAEBench (tests/parity/requiremen
 sys.path.insert(0, str(Path(__file__).parents[1] / "evals"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "subject"))
 
-from evals_tiny import likely_tokens, make_batch, split
+from evals_tiny import Seen, evaluate_core, likely_tokens, make_batch, split, write_core
 from pydantic import TypeAdapter
 from sae_bench.custom_saes.base_sae import BaseSAE
 from sae_bench.evals.core import main as saebench
@@ -29,10 +29,11 @@ from sae_bench.sae_bench_utils import graphing_utils
 from subject_families import CONTEXT, WIDTH, tiny_model
 from test_subject_transformerlens import tl_model
 
-from chronosae.activations.batch import SequenceBatch
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.activations import SequenceBatch
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import CoreEvalConfig
-from chronosae.evals import CoreResult, Provenance, evaluate_core, write_core
+from chronosae.evals import Provenance
+from chronosae.presets import build
 from chronosae.subject import Subject
 
 SITE = "blocks.1.hook_resid_post"
@@ -124,7 +125,7 @@ def theirs(setting: SimpleNamespace, sae: Autoencoder) -> tuple[dict[str, float]
     return flat | saebench.calculate_misc_metrics(features), features
 
 
-def ours(setting: SimpleNamespace, sae: Autoencoder) -> tuple[CoreResult, CoreEvalConfig]:
+def ours(setting: SimpleNamespace, sae: Autoencoder) -> tuple[Seen, CoreEvalConfig]:
     batch: SequenceBatch = setting.batch
     context = batch.tokens.shape[1]
     cfg = CoreEvalConfig(

@@ -26,18 +26,15 @@ from sae_bench.evals.absorption.probing import train_multi_probe
 from sae_bench.evals.absorption.prompting import create_icl_prompt, first_letter_formatter
 from sae_bench.evals.absorption.vocab import LETTERS
 
-from chronosae.autoencoders import SparseCodes, build
-from chronosae.autoencoders.codes import DenseCodes
+from chronosae.autoencoders import DenseCodes, SparseCodes
 from chronosae.config import SubjectConfig
-from chronosae.evals.absorption import EVALUATION, AbsorptionOptions
-from chronosae.evals.absorption.measures import absorbed, project
+from chronosae.evals.absorption import Absorption, AbsorptionOptions
+from chronosae.evals.absorption.data import codes_at, make_prompts
+from chronosae.evals.absorption.measure import absorbed, choose_k, leading_features, project, sparse_probes
 from chronosae.evals.absorption.probes import LetterProbe, Training, f1, fit_probe
-from chronosae.evals.absorption.prompts import make_prompts
-from chronosae.evals.absorption.reading import codes_at
-from chronosae.evals.absorption.splits import choose_k, leading_features, sparse_probes
-from chronosae.evals.envelope import Provenance
-from chronosae.evals.output import write_result
+from chronosae.evals.envelope import Provenance, result_envelope, write_envelope
 from chronosae.evals.workbench import Workbench
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.evaluation_data import register
@@ -227,10 +224,10 @@ def test_our_file_is_read_by_saebench(tmp_path: Path) -> None:
     subject = Subject.load(SubjectConfig(model=str(model_folder()), device="cpu"), name="world")
     bench = Workbench(subject, "blocks.2.hook_resid_post")
     saes = {"topk": build("topk", d_in=subject.info.d_model, d_sae=64, k=8)}
-    options = AbsorptionOptions(train_words=72, test_words=48, examples=1, min_letters=5, probe_steps=60, max_k=2)
+    evaluation = Absorption(train_words=72, test_words=48, examples=1, min_letters=5, probe_steps=60, max_k=2)
     where = Provenance("world", "f", "float32", "world", "c", 0, "cpu")
-    result = EVALUATION.run(options, bench, saes)["topk"]
-    write_result(tmp_path / "a.json", EVALUATION, "topk", saes["topk"], bench.site, result, options, where)
+    result = evaluation.run(bench, saes)["topk"]
+    write_envelope(result_envelope(evaluation, "topk", saes["topk"], bench.site, result, where), tmp_path / "a.json")
     found = json.loads((tmp_path / "a.json").read_text())
     read = TypeAdapter(AbsorptionEvalOutput).validate_python({k: v for k, v in found.items() if k != "chronosae"})
     assert read.eval_result_details and found["eval_type_id"] == "absorption_first_letter"

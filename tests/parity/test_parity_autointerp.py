@@ -20,15 +20,9 @@ from sae_bench.sae_bench_utils.indexing_utils import get_k_largest_indices
 from test_core_saebench import _violations
 
 from chronosae import world
-from chronosae.evals.autointerp import EVALUATION
-from chronosae.evals.autointerp.best import Best
-from chronosae.evals.autointerp.events import Events
-from chronosae.evals.autointerp.examples import Example, Examples
-from chronosae.evals.autointerp.judge import Verdict
-from chronosae.evals.autointerp.prompts import read_numbers
-from chronosae.evals.autointerp.score import Scored
-from chronosae.evals.envelope import Provenance
-from chronosae.evals.output import write_result
+from chronosae.evals.autointerp.examples import Best, Events, Example, Examples
+from chronosae.evals.autointerp.measure import Scored, Verdict, read_numbers
+from chronosae.evals.envelope import Provenance, result_envelope, write_envelope
 
 ANSWERS = ["1, 2, 5", "None", "3", "3.", "1,2 and 4", "", "the first", "1, x"]
 
@@ -92,9 +86,9 @@ def test_our_file_is_valid_for_saebench(tmp_path: Path, chosen: str) -> None:
     sae = planted(bench.subject)
     with ChatServer(rule_judge) as server:
         asked = options(server, **more)
-        result = EVALUATION.run(asked, bench, {"a": sae})["a"]
+        result = asked.run(bench, {"a": sae})["a"]
     provenance = Provenance("world", "f", "float32", "world", "c", 0, "cpu")
-    write_result(tmp_path / "a.json", EVALUATION, "a", sae, bench.site, result, asked, provenance)
+    write_envelope(result_envelope(asked, "a", sae, bench.site, result, provenance), tmp_path / "a.json")
     read = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     schema = json.loads((Path(saebench.__file__).parent / "eval_output_schema_autointerp.json").read_text("utf-8"))
     assert list(_violations(read, schema, schema["$defs"], "")) == []

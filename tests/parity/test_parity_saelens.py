@@ -19,9 +19,9 @@ from saelens_folders import OLD, VARIANTS, D, F, write
 
 import chronosae
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import Normalisation, build
-from chronosae.autoencoders.saelens import export_temporal
+from chronosae.autoencoders import Normalisation, export_temporal
 from chronosae.config import TrainingConfig
+from chronosae.presets import build
 from chronosae.training import Trainee
 
 

@@ -25,15 +25,21 @@ from scr_tpp_planted import ANIMALS, PlantedBench, animals, crossed, random_sae
 from chronosae.autoencoders import Autoencoder
 from chronosae.config import SubjectConfig
 from chronosae.evals.data import LABELLED
-from chronosae.evals.envelope import Provenance
-from chronosae.evals.output import result_envelope
-from chronosae.evals.scr_tpp import scr, tpp
-from chronosae.evals.scr_tpp.ablation import Reading, ablations, contrasts
-from chronosae.evals.scr_tpp.effects import choose, effects_either_way, effects_for_class
-from chronosae.evals.scr_tpp.measure import Attribution, Logits, ablated_logits
-from chronosae.evals.scr_tpp.probes import Probes
-from chronosae.evals.scr_tpp.scores import scr_scores, tpp_scores
-from chronosae.evals.scr_tpp.tasks import Tasks, crossed_and_biased, one_vs_rest
+from chronosae.evals.envelope import Provenance, result_envelope
+from chronosae.evals.scr_tpp import Scr, Tpp
+from chronosae.evals.scr_tpp.data import Reading, Tasks, crossed_and_biased, one_vs_rest
+from chronosae.evals.scr_tpp.measure import (
+    Attribution,
+    Logits,
+    Probes,
+    ablated_logits,
+    ablations,
+    choose,
+    contrasts,
+    effects_either_way,
+    effects_for_class,
+)
+from chronosae.evals.scr_tpp.report import scr_scores, tpp_scores
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 
@@ -197,10 +203,10 @@ def test_saebenchs_readers_take_our_files(bench: PlantedBench) -> None:
     sae = random_sae(bench.subject.info.d_model)
     provenance = Provenance("world", "0", "float32", "planted", "0", 0, "cpu")
     fast = {"train_size": 80, "test_size": 80, "probe_epochs": 2, "probe_seeds": 1, "context": CONTEXT}
-    for evaluation, options, schema in (
-        (scr.EVALUATION, scr.ScrOptions(data=["planted/crossed"], **fast), ScrEvalOutput),
-        (tpp.EVALUATION, tpp.TppOptions(data=["planted/animals"], **fast), TppEvalOutput),
+    for evaluation, schema in (
+        (Scr(data=["planted/crossed"], **fast), ScrEvalOutput),
+        (Tpp(data=["planted/animals"], **fast), TppEvalOutput),
     ):
-        result = evaluation.run(options, bench, {"sae": sae})["sae"]
-        written = result_envelope(evaluation, "sae", sae, bench.site, result, options, provenance)
+        result = evaluation.run(bench, {"sae": sae})["sae"]
+        written = result_envelope(evaluation, "sae", sae, bench.site, result, provenance)
         TypeAdapter(schema).validate_python({k: v for k, v in written.items() if k != "chronosae"})

@@ -1,7 +1,7 @@
 """Running freely, our SCR and TPP in SAEBench's protocol lie within SAEBench 0.6.0's own range of five seeds.
 
 SAEBench's side is its whole procedure, `run_eval_single_sae`: it reads a data set (ours, in place of the hub's), draws
-and tokenizes texts, fits probes, chooses features, zeroes them. Ours is `EVALUATION.run`, with splits and probes of its
+and tokenizes texts, fits probes, chooses features, zeroes them. Ours is `Evaluation.run`, with splits and probes of its
 own. Both see the embedded subject's activations and one dictionary without context, half of it planted.
 
 What is compared. A single seed leaves the range of five others of the same distribution in one case of three, so ours
@@ -29,12 +29,13 @@ from sae_bench.evals.scr_and_tpp.eval_config import ScrAndTppEvalConfig
 from sae_bench.sae_bench_utils import dataset_info, dataset_utils
 from test_parity_scr_tpp import Adapted
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import SubjectConfig
 from chronosae.evals.data import LABELLED, LabelledTexts
-from chronosae.evals.pooling import pool_dense
-from chronosae.evals.scr_tpp import measure, scr, tpp
+from chronosae.evals.probes import pool_dense
+from chronosae.evals.scr_tpp import Scr, Tpp, measure
 from chronosae.evals.workbench import Workbench
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world.probing import probing_texts
@@ -200,8 +201,7 @@ def theirs(subject: Subject, saes: dict[str, Autoencoder], tmp_path_factory: pyt
 
 def ours(subject: Subject, saes: dict[str, Autoencoder], name: str, seeds: range = OURS) -> Scores:
     LABELLED.register(f"free/{name}", DATA[name])
-    evaluation, kind = {"scr": (scr.EVALUATION, scr.ScrOptions), "tpp": (tpp.EVALUATION, tpp.TppOptions)}[name]
-    options = kind.model_validate(
+    evaluation = {"scr": Scr, "tpp": Tpp}[name].model_validate(
         {
             "data": [f"free/{name}"],
             "protocol": "saebench",
@@ -211,10 +211,7 @@ def ours(subject: Subject, saes: dict[str, Autoencoder], name: str, seeds: range
             **SIZES[name],
         }
     )
-    results = [
-        evaluation.run(options, Workbench(subject, SITE, seed=seed), {"sae": saes[name]})["sae"]  # type: ignore[arg-type]
-        for seed in seeds
-    ]
+    results = [evaluation.run(Workbench(subject, SITE, seed=seed), {"sae": saes[name]})["sae"] for seed in seeds]
     return [result.metrics[f"{name}_metrics"] for result in results]
 
 

@@ -19,17 +19,15 @@ from sae_bench.sae_bench_utils import activation_collection
 from test_core_saebench import _violations
 from torch import Tensor
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import SubjectConfig
-from chronosae.evals.envelope import Provenance
-from chronosae.evals.output import result_envelope
-from chronosae.evals.pooling import RAW
-from chronosae.evals.sparse_probing import EVALUATION, SparseProbingOptions
-from chronosae.evals.sparse_probing.pools import text_vectors
-from chronosae.evals.sparse_probing.probing import FULL, Scores, probe, top
-from chronosae.evals.sparse_probing.selection import strongest
-from chronosae.evals.sparse_probing.tasks import Part, Task, make_tasks
+from chronosae.evals.envelope import Provenance, result_envelope
+from chronosae.evals.probes import RAW
+from chronosae.evals.sparse_probing import SparseProbing, SparseProbingOptions
+from chronosae.evals.sparse_probing.data import Part, Task, make_tasks, text_vectors
+from chronosae.evals.sparse_probing.measure import FULL, Scores, probe, strongest, top
 from chronosae.evals.workbench import Workbench
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 
@@ -174,11 +172,11 @@ def test_our_file_is_valid_for_saebench(bench: Workbench, tmp_path: Path, protoc
     for split, n in (("train", 60), ("test", 40)):
         rows = [{"text": f"{('gold', 'salt')[i % 2]} and {split} {i}", "label": i % 2} for i in range(n)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    options = SparseProbingOptions.model_validate({"data": [str(tmp_path)], "protocol": protocol, "k": [1, 2]})
+    evaluation = SparseProbing.model_validate({"data": [str(tmp_path)], "protocol": protocol, "k": [1, 2]})
     sae = build("topk", d_in=bench.subject.info.d_model, d_sae=32, k=4)
-    result = EVALUATION.run(options, bench, {"chronosae": sae})["chronosae"]
+    result = evaluation.run(bench, {"chronosae": sae})["chronosae"]
     provenance = Provenance("world", "f" * 64, "float32", "made up", "c" * 64, seed=0, device="cpu")
-    written = result_envelope(EVALUATION, "chronosae", sae, SITE, result, options, provenance)
+    written = result_envelope(evaluation, "chronosae", sae, SITE, result, provenance)
     file = Path(saebench.__file__).parent / "eval_output_schema_sparse_probing.json"
     schema = json.loads(file.read_text(encoding="utf-8"))
     assert list(_violations(json.loads(json.dumps(written)), schema, schema["$defs"], "")) == []

@@ -23,17 +23,18 @@ from sae_bench.evals.unlearning.utils.intervention import anthropic_clamp_resid_
 from sae_bench.sae_bench_utils.activation_collection import get_feature_activation_sparsity
 from test_core_saebench import Adapted, _violations
 
-from chronosae.autoencoders import Autoencoder, build
+from chronosae.autoencoders import Autoencoder
 from chronosae.config import SubjectConfig
 from chronosae.evals.data import Question
-from chronosae.evals.envelope import Provenance
+from chronosae.evals.envelope import Provenance, result_envelope, write_envelope
 from chronosae.evals.multiple_choice import ORDERS, ask_by_letters
-from chronosae.evals.output import write_result
-from chronosae.evals.unlearning import EVALUATION, UnlearningOptions
-from chronosae.evals.unlearning.frequencies import firing_frequencies, ranked_features, text_rows
-from chronosae.evals.unlearning.score import Outcome
+from chronosae.evals.unlearning import Unlearning
+from chronosae.evals.unlearning.data import text_rows
+from chronosae.evals.unlearning.measure import firing_frequencies, ranked_features
+from chronosae.evals.unlearning.report import Outcome
 from chronosae.evals.workbench import Workbench
 from chronosae.interventions import Clamp, edited, read
+from chronosae.presets import build
 from chronosae.subject import Subject
 from chronosae.world import model_folder
 from chronosae.world import register as register_world
@@ -43,7 +44,7 @@ register()
 register_world()
 
 SITE = "blocks.1.hook_resid_post"
-OPTIONS = UnlearningOptions(text_tokens=1500, max_questions=8, kept_questions=("world/history",), multipliers=(25,))
+OPTIONS = Unlearning(text_tokens=1500, max_questions=8, kept_questions=("world/history",), multipliers=(25,))
 # Gemma's template, as far as one message of the user goes.
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
@@ -111,7 +112,7 @@ def test_the_clamp_equals_saebenchs_hook(preset: str, multiplier: int) -> None:
     hook: Any = None
     theirs = anthropic_clamp_resid_SAE_features(acts, hook, adapted, features, multiplier)
     with torch.no_grad():
-        ours = edited(sae, read(sae, acts, mask), Clamp(features, float(multiplier)))
+        ours = edited(sae, read(sae, acts, mask), Clamp().edit(features, float(multiplier)))
     assert theirs is not None and not torch.allclose(ours, acts, atol=0.1)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
@@ -151,9 +152,9 @@ def test_the_score_is_saebenchs(seed: int) -> None:
 
 def test_our_file_is_valid_for_saebench(bench: Workbench, tmp_path: Path) -> None:
     sae = autoencoder("topk", bench.subject.info.d_model)
-    result = EVALUATION.run(OPTIONS, bench, {"sae": sae})["sae"]
+    result = OPTIONS.run(bench, {"sae": sae})["sae"]
     where = Provenance("world", "f" * 64, "float32", "world", "c" * 64, seed=0, device="cpu")
-    write_result(tmp_path / "x.json", EVALUATION, "sae", sae, SITE, result, OPTIONS, where)
+    write_envelope(result_envelope(OPTIONS, "sae", sae, SITE, result, where), tmp_path / "x.json")
     read_back = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     folder = Path(saebench.__file__).parent
     schema = json.loads((folder / "eval_output_schema_unlearning.json").read_text(encoding="utf-8"))

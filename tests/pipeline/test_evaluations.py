@@ -10,9 +10,9 @@ import yaml
 
 from chronosae.cli import main
 from chronosae.config import load_config
-from chronosae.evals import find_evaluation
+from chronosae.evals import EVALUATIONS
 from chronosae.pipeline import Reporter, run
-from chronosae.pipeline.evaluate_run import evaluate_run, plan_job
+from chronosae.pipeline.evaluations import evaluate_run, plan_job
 
 WriteConfig = Callable[..., Path]
 SMALL = {"k": [1, 5], "train_rows": 40, "test_rows": 20, "context": 16}
@@ -123,7 +123,7 @@ def test_an_interrupted_call_keeps_the_results_it_had(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(find_evaluation("tpp")), "run", interrupted)
+    monkeypatch.setattr(EVALUATIONS["tpp"], "run", interrupted)
     job = plan_job(finished, ["sparse_probing", "tpp"], settings(labelled)[1::2])
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(job)
@@ -140,7 +140,7 @@ def test_an_evaluation_that_breaks_loses_neither_the_others_nor_the_traceback(
     def broken(*_: Any) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(type(find_evaluation("tpp")), "run", broken)
+    monkeypatch.setattr(EVALUATIONS["tpp"], "run", broken)
     info = evaluate_run(plan_job(finished, ["tpp", "sparse_probing"], overrides))
     assert info == read(finished)
     (flag,) = (flag for flag in info["flags"] if flag.startswith("not_evaluated: tpp"))
@@ -179,11 +179,11 @@ def test_a_run_folder_cannot_say_where_text_and_keys_are_sent(
     cfg["evals"]["autointerp"] = theirs | {"n_latents": 7}
     path.write_text(yaml.safe_dump(cfg))
     (chosen,) = plan_job(tmp_path / "run", ["autointerp"]).chosen
-    assert (chosen.options.base_url, chosen.options.key_env, chosen.options.data) == (None, "OPENAI_API_KEY", "world")
-    assert chosen.options.n_latents == 7
+    assert (chosen.base_url, chosen.key_env, chosen.data) == (None, "OPENAI_API_KEY", "world")
+    assert chosen.n_latents == 7
     mine = ["evals.autointerp.base_url=http://localhost:9", "evals.autointerp.key_env=null"]
     (chosen,) = plan_job(tmp_path / "run", ["autointerp"], mine).chosen
-    assert chosen.options.base_url == "http://localhost:9" and chosen.options.data == "world"
+    assert chosen.base_url == "http://localhost:9" and chosen.data == "world"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import chronosae
 from chronosae.cli import main
 from chronosae.config import UserError, config_sha256, load_config
 from chronosae.pipeline import Reporter, run
-from chronosae.pipeline.results import _l0_flags
+from chronosae.pipeline.results import l0_flags
 from chronosae.subject import Subject
 from chronosae.training import LogEvent, Trainer
 
@@ -220,13 +220,13 @@ def test_a_run_that_lands_off_its_target_l0_says_so(write_config: WriteConfig, t
 @pytest.mark.parametrize(("l0", "flagged"), [(3.79, True), (3.81, False), (4.0, False), (4.19, False), (4.21, True)])
 def test_five_percent_off_the_target_l0_is_the_limit(l0: float, flagged: bool) -> None:
     spec = chronosae.build("relu_l1", d_in=8, d_sae=64, target_l0=4).cfg
-    assert bool(_l0_flags(spec, l0)) is flagged
+    assert bool(l0_flags(spec, l0)) is flagged
 
 
 @pytest.mark.parametrize(("l0", "flagged"), [(4.0, False), (3.81, False), (3.79, True)])
 def test_empty_slots_of_topk_are_flagged(l0: float, flagged: bool) -> None:
     spec = chronosae.build("topk", d_in=8, d_sae=64, k=4).cfg
-    assert [flag.partition(":")[0] for flag in _l0_flags(spec, l0)] == (["fewer_than_k_fire"] if flagged else [])
+    assert [flag.partition(":")[0] for flag in l0_flags(spec, l0)] == (["fewer_than_k_fire"] if flagged else [])
 
 
 def test_a_site_that_cannot_be_evaluated_is_flagged_and_its_autoencoders_are_kept(

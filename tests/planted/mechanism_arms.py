@@ -7,11 +7,15 @@ import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
-from chronosae.planted.mechanisms import ARMS
-from chronosae.planted.study import Recipe, run_arm
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from mechanisms import ARMS, run_arm
+
+from chronosae.planted.study import Recipe
 
 
 def run(job: tuple[str, int, Recipe]) -> dict[str, float | None]:

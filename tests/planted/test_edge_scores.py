@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chronosae.planted.scores import Matching, average_precision, edge_auroc, precision_at, set_precision_recall
+from chronosae.planted.edge_scores import average_precision, edge_auroc, precision_at, set_precision_recall
+from chronosae.planted.scores import Matching
 
 LAGS, WIDTH = 2, 4
 TRUE = [(0, 1, 1), (1, 2, 2), (3, 0, 1), (2, 2, 1)]

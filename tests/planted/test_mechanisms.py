@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from mechanism_claims import ARMS, CLAIMS, Claim, arms_of, judge, markdown
 
-from chronosae.planted.mechanisms import ARMS, CLAIMS, Claim, arms_of, judge, markdown
 from chronosae.planted.study import Recipe
 
 ROOT = Path(__file__).parents[2]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from chronosae.autoencoders import build
 from chronosae.config import TrainingConfig
 from chronosae.planted import PLANTED, FeatureGroup, PlantedSpec, PlantedStream, Shuffle, batches, generate
+from chronosae.presets import build
 from chronosae.training import Stream, Trainee, Trainer
 
 SPEC = PlantedSpec(d_in=5, pos=12, groups=(FeatureGroup(kind="persistent", n=9, rate=0.3, rho=0.9),), doc_length=6.0)

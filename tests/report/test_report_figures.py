@@ -10,8 +10,7 @@ from run_folders import sae, write_evaluation, write_run, write_training
 from chronosae.config import UserError
 from chronosae.report import plot_comparison, read_run, read_runs
 from chronosae.report.figures import comparison_figures
-from chronosae.report.series import series_of
-from chronosae.report.style import DPI, spread
+from chronosae.report.style import DPI, series_of, spread
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def test_the_training_figure_draws_the_rows_of_metrics_jsonl(folder):
     rows = run.training()
     for ax, metric in zip(comparison_figures([run])["training"].axes, ("loss", "l0", "dead"), strict=True):
         expected = [
-            ([r["tokens"] for r in rows[n]], [r[metric] for r in rows[n]]) for n in ("topk", "topk@2", "relu_l1")
+            ([r.tokens for r in rows[n]], [getattr(r, metric) for r in rows[n]]) for n in ("topk", "topk@2", "relu_l1")
         ]
         assert lines(ax) == expected
 

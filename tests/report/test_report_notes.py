@@ -4,16 +4,15 @@ import pytest
 from run_folders import sae, write_interrupted, write_intervals, write_run, write_training
 
 from chronosae.config import UserError
-from chronosae.evals.core_result import FLAGS
+from chronosae.config.flags import CORE, MEANINGS, explain
 from chronosae.report import previous_run, read_run, write_notes
-from chronosae.report.flags import MEANINGS, explain
 from chronosae.report.notes import config_changes
 from chronosae.report.verdict import verdict
 
 
 def test_every_flag_of_the_evaluations_is_explained_in_the_same_words():
-    assert FLAGS.items() <= MEANINGS.items()
-    assert set(MEANINGS) - set(FLAGS) == {"target_l0_missed", "fewer_than_k_fire", "text_repeated"}
+    assert CORE.items() <= MEANINGS.items()
+    assert set(MEANINGS) - set(CORE) == {"target_l0_missed", "fewer_than_k_fire", "text_repeated"}
     assert explain("worse_than_pca") == f"worse_than_pca: {MEANINGS['worse_than_pca']}"
     assert explain("target_l0_missed: L0 40.00").endswith("(L0 40.00)")
     assert explain("something new") == "something new"

@@ -8,8 +8,7 @@ import pytest
 
 from chronosae.config import load_config
 from chronosae.report import comparison, read_runs, to_json
-from chronosae.report.significance import HEADLINES
-from chronosae.report.table import headlines, metric_cell
+from chronosae.report.table import evaluations, metric_cell
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"embedded model, its world": "demo", "stories260k, WikiText-2": "stories260k"}
@@ -64,8 +63,8 @@ def test_the_page_of_evaluations_shows_what_the_results_file_says() -> None:
     compared = comparison(read_runs([ROOT / "results" / "evaluations"]))
     page = (ROOT / "docs" / "evaluations" / "README.md").read_text(encoding="utf-8")
     rows = [
-        [HEADLINES[name], *(metric_cell(name, ".3f")(row) for row in compared.rows)]
-        for name in headlines(compared.rows)
+        [title, *(metric_cell(name, ".3f")(row) for row in compared.rows)]
+        for name, title in evaluations(compared.rows).items()
     ]
     assert len(rows) == 8 and all(f"| {' | '.join(row)} |" in page for row in rows)
     assert sum("≈" in row[-1] for row in rows) == 7  # and FVE and CE recovered, not in this table, make ten
@@ -87,7 +86,7 @@ def test_the_performance_page_shows_the_measured_ratios(name: str) -> None:
     row = next(
         line
         for line in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8").splitlines()
-        if f"benchmarks/{name}.py" in line
+        if f".py {name} --json" in line
     )
     assert f"{measured['ratio']:.3f}" in row and measured["ok"]
 
@@ -95,7 +94,7 @@ def test_the_performance_page_shows_the_measured_ratios(name: str) -> None:
 def test_the_performance_page_shows_what_sequence_aware_steps_cost() -> None:
     measured = json.loads((ROOT / "benchmarks" / "results" / "temporal_tax.json").read_text())
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    row = next(line for line in page.splitlines() if "benchmarks/temporal_tax.py" in line)
+    row = next(line for line in page.splitlines() if "steps.py temporal_tax --json" in line)
     shown = {"multiscale (input)": "input placement", "topk (sparse step)": "TopK itself by the sparse step"}
     for name, ratio in measured["ratio"].items():
         assert name == "topk" or f"{shown.get(name, name)} {ratio:.2f}" in row
@@ -129,7 +128,9 @@ def test_the_performance_page_shows_harvest_whole_run_memory_and_what_sequences_
 
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     rows = {
-        line.split("benchmarks/")[1].split(".py")[0]: line for line in page.splitlines() if "| `python bench" in line
+        line.split(" --json`")[0].split()[-1].removeprefix("benchmarks/").removesuffix(".py"): line
+        for line in page.splitlines()
+        if "| `python bench" in line
     }
     harvest, run, memory = of("harvest_peers"), of("whole_run"), of("memory")["ratio"]
     ours = [harvest[name]["ratio"]["saelens"] for name in ("chronosae", "chronosae_bfloat16")]

@@ -77,7 +77,7 @@ def test_a_damaged_line_of_the_metrics_is_named_by_number(tmp_path):
 
 
 def test_a_newer_schema_is_refused_and_unknown_keys_are_not(tmp_path):
-    assert read_run(write_run(tmp_path / "a", {"topk": sae(novel={"x": 1})}, later=[1])).info["later"] == [1]
+    assert read_run(write_run(tmp_path / "a", {"topk": sae(novel={"x": 1})}, later=[1])).info.as_json()["later"] == [1]
     with pytest.raises(UserError, match="newer ChronoSAE"):
         read_run(write_run(tmp_path / "b", schema=2))
 

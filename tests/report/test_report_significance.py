@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from run_folders import sae, write_run
 from scipy import stats
 
 from chronosae import report
-from chronosae.config import UserError
-from chronosae.report.significance import Difference, holm
-from chronosae.report.statistics import estimate
+from chronosae.config import Section, UserError
+from chronosae.config.registry import REGISTRIES, Registry
+from chronosae.evals import EVALUATIONS
+from chronosae.report.statistics import HEADLINES, Difference, estimate, holm
 
 
 def runs(folder: Path, better: list[float], base: list[float] | None = None) -> list:
@@ -106,3 +108,37 @@ def test_holm_equals_its_definition(ps: list[float | None]) -> None:
 def test_equal_values_on_every_seed_are_no_difference(tmp_path: Path) -> None:
     one = found(report.comparison(runs(tmp_path / "run", [0.80, 0.82, 0.81, 0.79])), "chrono", "explained_variance")
     assert one.p == 1.0 and one.significant is False
+
+
+def test_an_evaluation_from_outside_is_shown_and_tested_by_the_headline_that_it_declares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {"core": {"explained_variance": 0.9, "l0": 32.0}, "mine": {"score": 0.5}}
+    folder = write_run(
+        tmp_path / "run", {name: sae(name, preset="topk", metrics=metrics) for name in ("topk", "other")}
+    )
+    unknown = report.comparison(report.read_runs([folder])).rows[1]
+    assert unknown.metrics["mine.score"] is not None and set(unknown.differences) == {"explained_variance"}
+    monkeypatch.setitem(REGISTRIES, "evaluation", REGISTRIES.get("evaluation", Registry("unused")))
+
+    @Registry("evaluation").add
+    class Mine(Section):
+        name: ClassVar[str] = "mine"
+        headline: ClassVar[dict[str, str]] = {"score": "my score"}
+
+    compared = report.comparison(report.read_runs([folder]))
+    assert set(compared.rows[1].differences) == {"explained_variance", "mine.score"}
+    console = Console(width=140, record=True)
+    report.print_table(compared, console)
+    assert "my score" in console.export_text()
+
+
+def test_headlines_are_those_that_the_evaluations_declare() -> None:
+    own = {name: part for name, part in EVALUATIONS.kinds.items() if part.__module__.startswith("chronosae.")}
+    declared = {
+        metric if name == "core" else f"{name}.{metric}": title
+        for name, part in own.items()
+        for metric, title in part.headline.items()
+    }
+    assert dict(HEADLINES) == declared
+    assert all(part.headline for part in own.values())

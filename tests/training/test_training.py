@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import L1Term, Normalisation, build
+from chronosae.autoencoders import Normalisation
 from chronosae.config import LoggingConfig, TrainingConfig, UserError
+from chronosae.objectives import L1Term
+from chronosae.presets import build
 from chronosae.training import LogEvent, Trainee, Trainer, load_checkpoint, lr_multiplier, save_checkpoint
 from chronosae.training.log import MetricsLog, open_sinks, require_extras
-from chronosae.training.sparsity import PenaltyWeight
+from chronosae.training.trainee import PenaltyWeight
 
 SITE, D_IN = "blocks.0.hook_resid_post", 16
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import build
 from chronosae.config import TrainingConfig
-from chronosae.kernels import compiled_kernels, context_encode, dense_only, mixed
-from chronosae.kernels import sparse_encode as encoder
+from chronosae.kernels import compiled_kernels, dense_only, encode, mixed
+from chronosae.kernels import encode as encoder
+from chronosae.presets import build
 from chronosae.training import Trainee
 
 pytestmark = pytest.mark.skipif(not compiled_kernels(torch.empty(0)), reason="no compiler here")
@@ -57,7 +57,7 @@ PRESETS = [
 def test_after_200_steps_the_loss_is_that_of_dense_arithmetic(
     preset: str, options: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (encoder, context_encode, mixed):
+    for module in (encoder, encode, mixed):
         monkeypatch.setattr(module, "low_precision_pays", lambda: True)
     losses = trained(preset, 200, **options)[1]
     with dense_only():
@@ -115,7 +115,7 @@ def test_a_gradient_that_is_not_finite_stops_the_trainee_before_it_moves() -> No
 
 
 def test_a_feature_lies_side_by_side_in_memory_and_a_saved_one_trains_alike(tmp_path) -> None:
-    from chronosae.autoencoders import load
+    from chronosae.presets import load
 
     sae = build("topk", d_in=D_IN, d_sae=D_SAE, k=6)
     assert sae.W_enc.T.is_contiguous()

@@ -12,7 +12,7 @@ from chronosae.config.errors import UserError
 from chronosae.world import TASKS, WorldSource, make_document, probing_texts, sample_documents
 from chronosae.world.chains import CHAINS, GAP_CLASSES
 from chronosae.world.corpus import KINDS, MIXTURE
-from chronosae.world.facts import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS, facts
+from chronosae.world.knowledge import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS, facts
 from chronosae.world.lexicon import GENERATOR_VERSION
 from chronosae.world.topics import TOPICS
 

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from chronosae.world.corpus import make_document
-from chronosae.world.facts import FORGET_SUBJECT, SUBJECTS, TABLES, facts, facts_by_entity
+from chronosae.world.knowledge import FORGET_SUBJECT, SUBJECTS, TABLES, facts, facts_by_entity
+from chronosae.world.multiple_choice import LETTERS, letter_prompt, likelihood_prompt, questions
 from chronosae.world.paraphrases import LEAD_INS_HELD_OUT, WORDINGS, training_wordings
-from chronosae.world.questions import LETTERS, letter_prompt, likelihood_prompt, questions
 from chronosae.world.spelling import LETTERS as SPELLED
 from chronosae.world.spelling import words
 

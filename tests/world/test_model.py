@@ -12,10 +12,9 @@ from transformers import AutoTokenizer
 from chronosae.config.errors import UserError
 from chronosae.world import CHAINS, make_document, model_folder, score_world
 from chronosae.world.chains import GAP_CLASSES
-from chronosae.world.facts import SUBJECTS
+from chronosae.world.knowledge import SUBJECTS
 from chronosae.world.lexicon import GENERATOR_VERSION
-from chronosae.world.model import check_hashes
-from chronosae.world.score import continuation_scores, load, wilson
+from chronosae.world.model import check_hashes, continuation_scores, load, wilson
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,18 @@ from safetensors.torch import load_file
 from chronosae.config.errors import UserError
 from chronosae.world import build_tokenizer, make_document, train_world
 from chronosae.world.model import check_hashes
-from chronosae.world.packing import LABEL_WEIGHTS, Packer, encode, mixture_at
-from chronosae.world.saving import new_folder
-from chronosae.world.train import Recipe, bf16_is_fast, build_model, learning_rate, weighted_loss
+from chronosae.world.train import (
+    LABEL_WEIGHTS,
+    Packer,
+    Recipe,
+    bf16_is_fast,
+    build_model,
+    encode,
+    learning_rate,
+    mixture_at,
+    new_folder,
+    weighted_loss,
+)
 
 TINY = Recipe(
     hidden_size=32, intermediate_size=48, layers=1, heads=2, context=64, rows=2, steps=4, tokenizer_documents=20

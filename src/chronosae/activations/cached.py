@@ -24,7 +24,7 @@ from chronosae.activations.harvest import SiteBatches
 from chronosae.activations.sequences import TokenBatch
 from chronosae.config import UserError
 from chronosae.corpora import permutation
-from chronosae.kernels.memory import recycled
+from chronosae.kernels.dispatch import recycled
 
 _CAN_ADVISE = hasattr(os, "posix_fadvise")  # Linux; elsewhere the system's own reading ahead has to do
 _OPEN_AT_MOST = 192  # a stream has two of these, and a process may usually have 1,024 files open

@@ -1,13 +1,8 @@
 """Temporal analysis of codes: lagged edges between features, chains of them, and data in which there are none."""
 
-from chronosae.analysis.baselines import naive_interactions, surprise_edges
-from chronosae.analysis.chains import Chain, disjoint_chains, strongest_path
-from chronosae.analysis.counts import LaggedCounts
-from chronosae.analysis.edge_set import EdgeSet
-from chronosae.analysis.edges import lagged_edges
-from chronosae.analysis.flow import Flow, VertexCut, max_flow, vertex_cut
-from chronosae.analysis.nulls import shift_features, shuffle_batch, shuffle_time
-from chronosae.analysis.prune import prune_indirect
+from chronosae.analysis.chains import Chain, Flow, VertexCut, disjoint_chains, max_flow, strongest_path, vertex_cut
+from chronosae.analysis.edges import EdgeSet, LaggedCounts, lagged_edges, prune_indirect
+from chronosae.analysis.nulls import naive_interactions, shift_features, shuffle_batch, shuffle_time, surprise_edges
 
 __all__ = [
     "Chain",

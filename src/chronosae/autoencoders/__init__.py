@@ -1,37 +1,46 @@
-"""Autoencoders composed of parts: build one from a preset, encode, decode, save, load."""
+"""Autoencoders composed of parts: encode, decode, stream, save, load. `chronosae.presets` builds them by name."""
 
-from chronosae.autoencoders.autoencoder import Autoencoder
+from chronosae.autoencoders.assembly import (
+    build_from_spec,
+    computes_body,
+    empty_from_spec,
+    read_metadata,
+)
+from chronosae.autoencoders.autoencoder import Autoencoder, Pass
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
-from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.parts.activations import ReLU, TopK
-from chronosae.autoencoders.parts.terms import AuxKTerm, L1Term
-from chronosae.autoencoders.passes import Pass
-from chronosae.autoencoders.presets import PRESETS, build, build_from_spec, find_preset, make_spec, read_options
+from chronosae.autoencoders.crosscoder import Crosscoder
+from chronosae.autoencoders.parts.activations import Activation, JumpReLUActivation, ReLU, TopK
+from chronosae.autoencoders.predictive import PredictiveAutoencoder, PredictiveCodes
+from chronosae.autoencoders.saelens import export_temporal
 from chronosae.autoencoders.spec import Normalisation, Spec
-from chronosae.autoencoders.storage import load, load_trackers, read_safetensors, save, save_trackers
+from chronosae.autoencoders.storage import read_safetensors, save, save_trackers
+from chronosae.autoencoders.tokens import Draws, Layout, Past, shifted
 
 __all__ = [
-    "PRESETS",
+    "Activation",
     "Autoencoder",
-    "AuxKTerm",
     "Codes",
+    "Crosscoder",
     "DenseCodes",
     "Draws",
-    "L1Term",
+    "JumpReLUActivation",
+    "Layout",
     "Normalisation",
     "Pass",
+    "Past",
+    "PredictiveAutoencoder",
+    "PredictiveCodes",
     "ReLU",
     "SparseCodes",
     "Spec",
     "TopK",
-    "build",
     "build_from_spec",
-    "find_preset",
-    "load",
-    "load_trackers",
-    "make_spec",
-    "read_options",
+    "computes_body",
+    "empty_from_spec",
+    "export_temporal",
+    "read_metadata",
     "read_safetensors",
     "save",
     "save_trackers",
+    "shifted",
 ]

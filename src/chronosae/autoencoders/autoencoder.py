@@ -8,7 +8,7 @@ Shapes: `batch pos` as in `SequenceBatch`; an autoencoder that looks at one toke
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,22 +16,45 @@ from torch import Tensor, nn
 
 from chronosae.autoencoders.codes import Codes, SparseCodes
 from chronosae.autoencoders.dictionary import Dictionary, features_first
-from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.evidence import Evidence
-from chronosae.autoencoders.layout import Layout, default_positions, number_documents, zero_masked
-from chronosae.autoencoders.passes import Pass
-from chronosae.autoencoders.pre_activations import CentredInputs, Deferred, Inputs, LinearEncoder
+from chronosae.autoencoders.parts.pre_activations import PreActivations
 from chronosae.autoencoders.spec import Normalisation, Spec
+from chronosae.autoencoders.storage import save
+from chronosae.autoencoders.streaming import Stream
+from chronosae.autoencoders.tokens import Draws, Layout, Tokens, default_positions, number_documents, zero_masked
 from chronosae.kernels import centred, decode_with_energy, mixed_products
 
-if TYPE_CHECKING:
-    from chronosae.autoencoders.streaming import Memory, Stream
+
+class Pass(NamedTuple):
+    """One forward pass of training in the autoencoder's own (normalised) units: what terms are computed from."""
+
+    target: Float[Tensor, "*tokens d_in"]
+    source: Float[Tensor, "*tokens d_sae"] | PreActivations
+    """What `pre` comes from."""
+    codes: Codes
+    recon: Float[Tensor, "*tokens d_in"]
+    mask: Bool[Tensor, "*tokens"]
+    layout: Layout | None
+    """None for flat input."""
+    gram_energy: Float[Tensor, ""] | None = None
+    """`||D^^T D^||_F^2` of the decoder's rows at norm 1, where decoding made it on the way."""
+
+    @property
+    def pre(self) -> Float[Tensor, "*tokens d_sae"]:
+        """What the activation function was given, so after a position mask.
+
+        Where TopK chose without computing them all, they are computed now: a product as large as the encoder's.
+        """
+        return self.source.dense if isinstance(self.source, PreActivations) else self.source
+
+    def pre_of(self, features: Int[Tensor, " m"]) -> Float[Tensor, "*tokens m"]:
+        """The pre-activations of some features alone."""
+        return self.source.of(features) if isinstance(self.source, PreActivations) else self.source[..., features]
 
 
 class Autoencoder(Dictionary):
     """A sparse autoencoder over activations at one site.
 
-    Arguments:
+    Args:
         cfg: its parts and sizes.
         generator: source of the initial weights; the same generator state gives every autoencoder of one size the
             same dictionary, so that presets can be compared pair by pair.
@@ -81,8 +104,7 @@ class Autoencoder(Dictionary):
                 the position mask doesn't know.
         """
         layout = self._layout(acts, mask, positions, doc_ids)
-        target, scale = self.normalise(acts)
-        return self._codes(target, scale, mask, layout)[1]
+        return self.encode_tokens(Tokens(*self.normalise(acts), mask, layout))[1]
 
     def forward(
         self,
@@ -95,18 +117,16 @@ class Autoencoder(Dictionary):
         """`decode(encode(acts))`."""
         return self.decode(self.encode(acts, mask, positions=positions, doc_ids=doc_ids))
 
-    def stream(self, batch_size: int = 1, *, rewind: int = 0) -> "Stream":
+    def stream(self, batch_size: int = 1, *, rewind: int = 0) -> Stream:
         """A state that encodes sequences as they grow: codes in any chunks equal those of the whole.
 
-        Arguments:
+        Args:
             batch_size: sequences side by side.
             rewind: how many tokens `crop` may take back.
 
         Raises:
             ValueError: the autoencoder isn't causal.
         """
-        from chronosae.autoencoders.streaming import Stream
-
         return Stream(self, batch_size, rewind)
 
     def training_pass(
@@ -123,14 +143,29 @@ class Autoencoder(Dictionary):
 
         `wanted` are features whose pre-activations a term will ask for: together they are cheaper than one by one.
         """
-        layout = self._layout(acts, mask, positions, doc_ids)
+        layout, draws = self._layout(acts, mask, positions, doc_ids), draws or Draws(0, 0)
         target, scale = self.normalise(acts)
         # Whatever a masked token holds, an overflow included, must not reach a loss.
-        target = zero_masked(target, mask)
-        draws = draws or Draws(0, 0)
-        source, codes = self._codes(target, scale, mask, layout, training=draws, wanted=wanted)
+        tokens = Tokens(zero_masked(target, mask), scale, mask, layout, draws)
+        source, codes = self.encode_tokens(tokens, wanted)
         recon, energy = self._recon_and_energy(self._drop_features(codes, draws), layout)
-        return Pass(target, source, codes, recon, mask, layout, energy)
+        return Pass(tokens.target, source, codes, recon, mask, layout, energy)
+
+    def encode_tokens(
+        self, tokens: Tokens, wanted: Int[Tensor, " m"] | None = None
+    ) -> tuple[Float[Tensor, "*tokens d_sae"] | PreActivations, Codes]:
+        """Pre-activations and codes: what `encode`, `training_pass` and streams share, and a body of its own replaces.
+
+        Where the activation function can do without pre-activations, none are computed before they are asked for.
+        """
+        damaged = tokens.training and self.cfg.corruption is not None
+        made = self._inputs(tokens) if damaged or self.norm is not None or self.mixer is not None else None
+        weights = self.W_enc, self.b_enc, self.b_dec
+        pre = PreActivations(tokens, *weights, self.kernel, self.position_mask, made, wanted)
+        codes = self.activation.encode(pre) if pre.sparse else None
+        if codes is not None:
+            return pre, codes
+        return pre.dense, self.activation(pre.dense, tokens.mask, tokens.scale, tokens.training)
 
     @torch.no_grad()
     def folded(self) -> "Autoencoder":
@@ -161,8 +196,6 @@ class Autoencoder(Dictionary):
 
     def save(self, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
         """Write `cfg.json` and `sae_weights.safetensors` into `folder` (see `chronosae.load`)."""
-        from chronosae.autoencoders.storage import save
-
         save(self, Path(folder), metadata)
 
     def _layout(
@@ -187,99 +220,32 @@ class Autoencoder(Dictionary):
         positions = default_positions(mask) if positions is None else positions.masked_fill(~mask, 0)
         return Layout(mask, positions, None if doc_ids is None else number_documents(doc_ids))
 
-    def _codes(
-        self,
-        target: Float[Tensor, "*tokens d_in"],
-        scale: Float[Tensor, "*tokens"] | None,
-        mask: Bool[Tensor, "*tokens"] | None,
-        layout: Layout | None,
-        *,
-        training: Draws | None = None,
-        memory: "Memory | None" = None,
-        wanted: Int[Tensor, " m"] | None = None,
-    ) -> tuple[Float[Tensor, "*tokens d_sae"] | Deferred, Codes]:
-        """As `_encode`, but where the activation function can do without pre-activations none are computed."""
-        evidence = self._evidence(layout, training)
-        looks_into_stream = memory is not None and self.kernel is not None
-        if type(self)._encode is not Autoencoder._encode or not evidence.sparse or looks_into_stream:
-            return self._encode(target, scale, mask, layout, training=training, memory=memory)
-        plain = self.norm is None and self.mixer is None and (training is None or self.cfg.corruption is None)
-        if plain:
-            inputs = CentredInputs(target, self.b_dec, mask)
-        else:
-            inputs = Inputs(self._inputs(target, mask, layout, training, memory))
-        encoder = LinearEncoder(inputs, self.W_enc, evidence, wanted)
-        shortcut = self.activation.encode(encoder, mask, scale, training is not None)
-        return shortcut or self._activate(inputs.h, scale, mask, layout, training, memory)
-
-    def _encode(
-        self,
-        target: Float[Tensor, "*tokens d_in"],
-        scale: Float[Tensor, "*tokens"] | None,
-        mask: Bool[Tensor, "*tokens"] | None,
-        layout: Layout | None,
-        *,
-        training: Draws | None = None,
-        memory: "Memory | None" = None,
-    ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
-        """Pre-activations and codes; `training` holds a training pass's randomness, `memory` a stream's past."""
-        h = self._inputs(target, mask, layout, training, memory)
-        return self._activate(h, scale, mask, layout, training, memory)
-
-    def _inputs(
-        self,
-        target: Tensor,
-        mask: Tensor | None,
-        layout: Layout | None,
-        training: Draws | None,
-        memory: "Memory | None",
-    ) -> Float[Tensor, "*tokens d_in"]:
+    def _inputs(self, tokens: Tokens) -> Float[Tensor, "*tokens d_in"]:
         """What the linear encoder reads."""
-        h = self._centred(target, mask, training)
+        h = self._centred(tokens)
         if self.norm is not None:
-            h = zero_masked(self.norm(h, mask, training is not None), mask)
+            h = zero_masked(self.norm(h, tokens.mask, tokens.training), tokens.mask)
         if self.mixer is not None:
-            with mixed_products(training is not None):
-                h = zero_masked(self._mix(h, layout, memory), mask)
+            with mixed_products(tokens.training):
+                h = zero_masked(self._mix(h, tokens), tokens.mask)
         return h
 
-    def _activate(
-        self,
-        h: Tensor,
-        scale: Tensor | None,
-        mask: Tensor | None,
-        layout: Layout | None,
-        training: Draws | None,
-        memory: "Memory | None",
-    ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
-        """Pre-activations and codes of what the linear encoder reads."""
-        s, evidence = h @ self.W_enc, self._evidence(layout, training)
-        past = (
-            None
-            if memory is None or layout is None or self.kernel is None
-            else memory.recall("kernel", s, layout.doc_ids)
-        )
-        pre = evidence.of_all(s, past)
-        return pre, self.activation(pre, mask, scale, training is not None)
-
-    def _evidence(self, layout: Layout | None, training: Draws | None) -> Evidence:
-        return Evidence(self.b_enc, self.kernel, self.position_mask, layout, training is not None)
-
-    def _mix(self, h: Tensor, layout: Layout | None, memory: "Memory | None") -> Tensor:
+    def _mix(self, h: Tensor, tokens: Tokens) -> Tensor:
         assert self.mixer is not None
-        if layout is None:  # a mixer that sees one token only, each a sequence of its own
+        if tokens.layout is None:  # a mixer that sees one token only, each a sequence of its own
             return self.mixer(h.reshape(-1, 1, self.d_in), None, None).view_as(h)
-        return self.mixer(h, layout, memory and memory.recall("mixer", h, layout.doc_ids))
+        return self.mixer(h, tokens.layout, tokens.recall("mixer", h))
 
-    def _centred(self, target: Tensor, mask: Tensor | None, training: Draws | None) -> Tensor:
+    def _centred(self, tokens: Tokens) -> Float[Tensor, "*tokens d_in"]:
+        """The vectors minus b_dec, damaged where training wants it."""
+        target, mask = tokens.target, tokens.mask
         if target.requires_grad:
             h = zero_masked(target - self.b_dec, mask)
         else:
-            active = None if mask is None else mask.reshape(-1)
-            h = centred(target.reshape(-1, self.d_in), self.b_dec, active).view(target.shape)
-        if training is None or self.cfg.corruption is None:
+            h = centred(target.reshape(-1, self.d_in), self.b_dec, tokens.active).view(target.shape)
+        if tokens.draws is None or self.cfg.corruption is None:
             return h
-        return zero_masked(self.cfg.corruption.apply(h, training), mask)
+        return zero_masked(self.cfg.corruption.apply(h, tokens.draws), mask)
 
     def _drop_features(self, codes: Codes, draws: Draws) -> Codes:
         rate = self.cfg.feature_dropout
@@ -292,10 +258,10 @@ class Autoencoder(Dictionary):
         return replace(codes, values=codes.values * ~draws.chance("features", rate, counters) / (1 - rate))
 
     def _recon_and_energy(self, codes: Codes, layout: Layout | None) -> tuple[Tensor, Tensor | None]:
-        """What training reconstructs and, where one gradient for both is faster, what the cosine term is made of."""
+        """What training reconstructs and, where a term asks for it and one gradient for both is faster, gram energy."""
         masked = self.position_mask is not None and self.position_mask.cfg.masked_gradients
-        plain = type(self).reconstruct is Dictionary.reconstruct and not masked
-        if plain and isinstance(codes, SparseCodes) and any(term.kind == "cosine" for term in self.cfg.terms):
+        asked = any(term.uses_gram_energy for term in self.cfg.terms)
+        if asked and not masked and isinstance(codes, SparseCodes):
             both = decode_with_energy(codes.indices, codes.values, self.W_dec, self.b_dec)
             if both is not None:
                 return both

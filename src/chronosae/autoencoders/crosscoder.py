@@ -11,22 +11,16 @@ so that all slices have the same mean.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from chronosae.autoencoders.autoencoder import Autoencoder
 from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
-from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.layout import Layout, shifted
-from chronosae.autoencoders.parts.activations import Activation
-from chronosae.autoencoders.parts.bodies import WindowedBody
-from chronosae.autoencoders.spec import Spec
-
-if TYPE_CHECKING:
-    from chronosae.autoencoders.streaming import Memory
+from chronosae.autoencoders.parts.activations import Activation, ChoosesK
+from chronosae.autoencoders.spec import Spec, WindowedBody
+from chronosae.autoencoders.tokens import Tokens, shifted
 
 
 class Crosscoder(Autoencoder):
@@ -111,6 +105,11 @@ class Crosscoder(Autoencoder):
         if self.cfg.decoder == "unit_norm":
             self.W_dec_window.div_(self._atom_norms(self.W_dec_window).clamp_min(1e-12))
 
+    @property
+    def sphere(self) -> None:
+        """None: an atom spans slices."""
+        return None
+
     def memory_depths(self) -> dict[str, int | None]:
         """A stream keeps the last T - 1 centred inputs."""
         return {"window": self.window - 1}
@@ -133,31 +132,23 @@ class Crosscoder(Autoencoder):
         ours = (local >= 0) & (local < n)
         return SparseCodes(torch.where(ours, codes.values, 0), None, torch.where(ours, local, 0), n)
 
-    def _encode(
-        self,
-        target: Float[Tensor, "*tokens d_in"],
-        scale: Float[Tensor, "*tokens"] | None,
-        mask: Bool[Tensor, "*tokens"] | None,
-        layout: Layout | None,
-        *,
-        training: Draws | None = None,
-        memory: "Memory | None" = None,
+    def encode_tokens(
+        self, tokens: Tokens, wanted: Int[Tensor, " m"] | None = None
     ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
-        assert layout is not None
-        h = self._centred(target, mask, training)
+        h, mask = self._centred(tokens), tokens.mask
         if isinstance(self.activation, _Blocks):
             # One more column, the mask: a block is silent where its token is not there.
             h = torch.cat([h, (torch.ones_like(h[..., :1]) if mask is None else mask.unsqueeze(-1).to(h.dtype))], -1)
-        past = None if memory is None else memory.recall("window", h, layout.doc_ids)
-        slices = [shifted(h, s, layout, past) for s in range(self.window)]
+        past = tokens.recall("window", h)
+        slices = [shifted(h, s, tokens.places, past) for s in range(self.window)]
         if not isinstance(self.activation, _Blocks):
             # One product over the whole window instead of T products and their sum.
             pre = torch.cat(slices, -1) @ self.W_enc_window.flatten(0, 1) + self.b_enc
-            return pre, self.activation(pre, mask, scale, training is not None)
+            return pre, self.activation(pre, mask, tokens.scale, tokens.training)
         products = [x[..., :-1] @ W for x, W in zip(slices, self.W_enc_window.unbind(0), strict=True)]
         pre = torch.cat(products, -1) + self.b_enc
         present = [x[..., -1] > 0 if mask is None else (x[..., -1] > 0) & mask for x in slices]
-        return pre, self.activation.by_block(pre, present, scale, training is not None)
+        return pre, self.activation.by_block(pre, present, tokens.scale, tokens.training)
 
 
 class _Blocks(Activation):
@@ -166,8 +157,8 @@ class _Blocks(Activation):
     def __init__(self, cfg: Spec, n: int) -> None:
         super().__init__()
         part = cfg.activation
-        if hasattr(part, "k"):
-            part = part.model_copy(update={"k": part.k // n})  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(part, ChoosesK):
+            part = part.model_copy(update={"k": part.k // n})
         self.blocks = nn.ModuleList([part.make(cfg.d_in, cfg.d_sae // n) for _ in range(n)])
 
     def forward(self, pre: Tensor, mask: Tensor | None, scale: Tensor | None, training: bool) -> Codes:

@@ -93,6 +93,11 @@ class Dictionary(nn.Module):
         if self.cfg.decoder == "unit_norm":
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
+    @property
+    def sphere(self) -> Float[Tensor, "d_sae d_in"] | None:
+        """The decoder, if it is rows of norm 1 that one pass over it can keep there (as `constrain_decoder` does)."""
+        return self.W_dec if self.cfg.decoder == "unit_norm" and self.W_dec.is_contiguous() else None
+
     def parameter_groups(self) -> Iterator[ParameterGroup]:
         """All parameters, grouped by the learning rate that their part asks for."""
         special: set[nn.Parameter] = set()

@@ -14,7 +14,6 @@ output maps are d_sae x d_sae matrices, as published: they are most of the weigh
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,12 +23,8 @@ from torch.nn import functional
 from chronosae.autoencoders.autoencoder import Autoencoder
 from chronosae.autoencoders.codes import Codes, DenseCodes
 from chronosae.autoencoders.dictionary import ParameterGroup
-from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.layout import Layout, Past, zero_masked
-from chronosae.autoencoders.parts.bodies import Predictive
-
-if TYPE_CHECKING:
-    from chronosae.autoencoders.streaming import Memory
+from chronosae.autoencoders.spec import Predictive
+from chronosae.autoencoders.tokens import Layout, Past, Tokens, zero_masked
 
 # Added to ||z~ D||, as published: a prediction of nothing takes nothing away.
 EPS = 1e-6
@@ -117,31 +112,23 @@ class PredictiveAutoencoder(Autoencoder):
             raise ValueError(f"{self.cfg.normalisation.kind} normalisation can't be folded into a predictive body")
         return super().folded()
 
-    def _encode(
-        self,
-        target: Float[Tensor, "*tokens d_in"],
-        scale: Float[Tensor, "*tokens"] | None,
-        mask: Bool[Tensor, "*tokens"] | None,
-        layout: Layout | None,
-        *,
-        training: Draws | None = None,
-        memory: "Memory | None" = None,
+    def encode_tokens(
+        self, tokens: Tokens, wanted: Int[Tensor, " m"] | None = None
     ) -> tuple[Float[Tensor, "*tokens d_sae"], Codes]:
-        assert layout is not None
-        residual, W_enc = self._centred(target, mask, training), self.W_enc * self.lam
+        layout, mask, scale = tokens.places, tokens.mask, tokens.scale
+        residual, W_enc = self._centred(tokens), self.W_enc * self.lam
         total: Tensor | None = None
         for index, layer in enumerate(self.attn_layers):
             assert isinstance(layer, Attention)
             v = torch.relu(residual @ W_enc)
             rows = layer.rows(v, layout.mask)
-            past = None if memory is None else memory.recall(f"attention.{index}", rows, layout.doc_ids)
-            guess = torch.relu(layer(v, rows, layout, past))
+            guess = torch.relu(layer(v, rows, layout, tokens.recall(f"attention.{index}", rows)))
             guess, explained = self._project(guess, residual)
             residual = residual - explained
             total = guess if total is None else total + guess
         assert total is not None
         pre = residual @ W_enc
-        novel = self.activation(pre, mask, scale, training is not None)
+        novel = self.activation(pre, mask, scale, tokens.training)
         return pre, PredictiveCodes(zero_masked(total, mask) + novel.dense(), scale, novel)
 
     def _project(self, guess: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:

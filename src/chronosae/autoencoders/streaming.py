@@ -1,82 +1,46 @@
 """Encoding while a sequence grows: the generation-time path of every causal autoencoder."""
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from chronosae.autoencoders.codes import Codes
-from chronosae.autoencoders.layout import Layout, Past
+from chronosae.autoencoders.parts.position_masks import PositionMask
+from chronosae.autoencoders.spec import Spec
+from chronosae.autoencoders.tokens import NO_DOCUMENT, Layout, Memory, Tokens
 
-if TYPE_CHECKING:
-    from chronosae.autoencoders.autoencoder import Autoencoder
-
-# No document has this number, so nothing is ever looked up in a past that wasn't there.
-NO_DOCUMENT = -(2**31)
+# No token counted, in no document; the first one is number 0.
+_START = [[0, NO_DOCUMENT, -1]]
 
 
-class Memory:
-    """The last rows that each part has been given, by the part's name; oldest first.
+@runtime_checkable
+class Streamable(Protocol):
+    """What a stream needs of an autoencoder (see there)."""
 
-    Arguments:
-        depths: rows that a part looks back, None for all of them.
-        rewind: rows kept beyond that, so that as many may be taken back.
-    """
+    cfg: Spec
+    position_mask: PositionMask | None
 
-    def __init__(self, depths: dict[str, int | None], rewind: int) -> None:
-        self.depths, self.rewind = depths, rewind
-        self.rows: dict[str, Past] = {}
+    @property
+    def causal(self) -> bool: ...
 
-    def recall(self, name: str, x: Float[Tensor, "batch n width"], doc_ids: Int[Tensor, "batch n"] | None) -> Past:
-        """What came before `x`, which is remembered from now on."""
-        depth = self.depths[name]
-        past = self.rows.get(name) or self._nothing(name, x, doc_ids)
-        if (past.doc_ids is None) != (doc_ids is None):
-            raise ValueError("give doc_ids at every step of a stream or at none")
-        values = torch.cat([past.values, x.detach()], 1)
-        docs = None if doc_ids is None or past.doc_ids is None else torch.cat([past.doc_ids, doc_ids], 1)
-        kept = values.shape[1] if depth is None else depth + self.rewind
-        first = values.shape[1] - kept
-        self.rows[name] = Past(values[:, first:], None if docs is None else docs[:, first:])
-        return past
+    @property
+    def b_dec(self) -> Tensor: ...
 
-    def _nothing(self, name: str, x: Tensor, doc_ids: Tensor | None) -> Past:
-        n = (self.depths[name] or 0) + (0 if self.depths[name] is None else self.rewind)
-        docs = None if doc_ids is None else torch.full_like(doc_ids[:, :1], NO_DOCUMENT).repeat(1, n)
-        return Past(x.new_zeros(x.shape[0], n, x.shape[2]), docs)
+    def memory_depths(self) -> dict[str, int | None]: ...
 
-    def reorder(self, index: Int[Tensor, " rows"]) -> None:
-        """Row i becomes what row index[i] was."""
-        for name, (values, docs) in self.rows.items():
-            self.rows[name] = Past(values[index], None if docs is None else docs[index])
+    def normalise(
+        self, acts: Float[Tensor, "*tokens d_in"]
+    ) -> tuple[Float[Tensor, "*tokens d_in"], Float[Tensor, "*tokens"] | None]: ...
 
-    def take_back(self, n: int) -> None:
-        """Forget the last n rows."""
-        for name, (values, docs) in self.rows.items():
-            if self.depths[name] is None:
-                self.rows[name] = Past(values[:, :-n], None if docs is None else docs[:, :-n])
-                continue
-            empty = torch.zeros_like(values[:, :n])
-            no_docs = None if docs is None else torch.full_like(docs[:, :n], NO_DOCUMENT)
-            kept_docs = None if docs is None or no_docs is None else torch.cat([no_docs, docs[:, :-n]], 1)
-            self.rows[name] = Past(torch.cat([empty, values[:, :-n]], 1), kept_docs)
-
-    def clear(self, rows: Int[Tensor, " rows"]) -> None:
-        """These sequences start anew."""
-        if self.rows and len(rows) == len(next(iter(self.rows.values())).values):
-            self.rows.clear()
-            return
-        for values, docs in self.rows.values():
-            values[rows] = 0
-            if docs is not None:
-                docs[rows] = NO_DOCUMENT
+    def encode_tokens(self, tokens: Tokens) -> tuple[Any, Codes]: ...
 
 
 class Stream:
     """The state of sequences that are encoded piece by piece. Made by `Autoencoder.stream`."""
 
-    def __init__(self, sae: "Autoencoder", batch_size: int, rewind: int) -> None:
+    def __init__(self, sae: Streamable, batch_size: int, rewind: int) -> None:
         if not sae.causal:
             raise ValueError(
                 f"a {sae.cfg.preset} autoencoder that looks ahead can't stream: its codes need later tokens"
@@ -120,7 +84,7 @@ class Stream:
         target, scale = self.sae.normalise(x)
         if self.sae.position_mask is not None:
             self.sae.position_mask.rows(layout.positions)
-        codes = self.sae._codes(target, scale, mask, layout, memory=self.memory)[1]
+        codes = self.sae.encode_tokens(Tokens(target, scale, mask, layout, memory=self.memory))[1]
         self._ends = torch.cat([self._ends, ends], 1)[:, -(self.rewind + 1) :]
         self.length += x.shape[1]
         return codes
@@ -165,7 +129,3 @@ class Stream:
         self.memory.clear(rows)
         self._ends = self._ends[:, -1:].clone()
         self._ends[rows] = torch.tensor(_START, device=self._ends.device)
-
-
-# No token counted, in no document; the first one is number 0.
-_START = [[0, NO_DOCUMENT, -1]]

@@ -10,8 +10,7 @@ from chronosae.cli.exit_codes import FAILED, USER_ERROR
 from chronosae.config.reference import entries
 from chronosae.config.registry import summary_of
 from chronosae.evals import EVALUATIONS
-from chronosae.pipeline.evaluate_run import Job, evaluate_run, plan_job
-from chronosae.pipeline.evaluations import parse_names
+from chronosae.pipeline.evaluations import Job, evaluate_run, parse_names, plan_job
 
 
 def evaluate_with_display(

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import fill
 
-from chronosae.autoencoders import PRESETS
-from chronosae.autoencoders.catalogue import REGISTRIES, kind_entries, kinds, option_entries
-from chronosae.autoencoders.parts.base import PartSpec
 from chronosae.config.reference import markdown_table
+from chronosae.config.registry import PartSpec
+from chronosae.presets import PRESETS
+from chronosae.presets.catalogue import REGISTRIES, kind_entries, kinds, option_entries
 
 OPTIONS = re.compile(r"<!-- options -->\n.*?<!-- /options -->", re.DOTALL)
 REFERENCE = re.compile(r" \(DESIGN [^)]*\)")  # to the notes of those who write the code

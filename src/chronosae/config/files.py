@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a failed write means to a person."""
+"""Files written whole or not at all, files read or named in an error, and what a failed write means to a person."""
 
 import errno
 import json
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from chronosae.config.errors import UserError
 
 
 @contextmanager
@@ -37,6 +39,47 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON, whole or not at all; NaN and Infinity are refused with a ValueError."""
     write_text(path, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """The text in `path`; `UserError` when it can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: damaged, not UTF-8 text; restore it or run again with --overwrite") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; NaN and Infinity, which JSON doesn't have, read as None.
+
+    Raises:
+        UserError: naming `path`: missing, unreadable, not JSON, or JSON that isn't an object.
+    """
+    return _object(read_text(path), str(path))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a .jsonl file, one a line; blank lines are skipped.
+
+    Raises:
+        UserError: naming `path` and the line.
+    """
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    return [_object(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text, parse_constant=lambda constant: None)
+    except (json.JSONDecodeError, RecursionError):
+        raise UserError(f"{where}: damaged, not valid JSON; restore it or run again with --overwrite") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: damaged, expected a JSON object and found {type(data).__name__}")
+    return data
 
 
 def explain_os_error(error: OSError) -> str:

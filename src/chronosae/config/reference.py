@@ -35,6 +35,9 @@ def entries(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[En
             if get_args(field.annotation):
                 yield leaf._replace(type="section or null", default="on")
             yield from entries(inner, f"{key}.")
+    if "__pydantic_extra__" in model.__annotations__:
+        doc = " ".join((model.__doc__ or "").split("\n\n", 1)[-1].split())
+        yield Entry(f"{prefix}NAME", _type(dict[str, Any] | None), "null", doc)
 
 
 def as_text() -> str:
@@ -84,7 +87,12 @@ def _type(annotation: Any) -> str:
 
 def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
-    return "required" if default is PydanticUndefined else json.dumps(default, default=str)
+    return "required" if default is PydanticUndefined else json.dumps(default, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """A part by its options, anything else as it prints."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def _cell(text: str) -> str:

@@ -31,6 +31,11 @@ class PartSpec(Section):
     """Its name; a `Literal` with a default in every subclass."""
 
 
+OWN = "(one of your own: --plugin FILE)"
+
+REGISTRIES: dict[str, "Registry[Any]"] = {}
+"""Every registry by its sort, once its room has been imported."""
+
 P = TypeVar("P", bound=BaseModel)
 AnyPart = TypeVar("AnyPart", bound=BaseModel)
 
@@ -47,6 +52,7 @@ class Registry(Generic[P]):
         self.sort = sort
         self._homes = dict(homes or {})
         self._known: dict[str, type[P]] = {}
+        REGISTRIES[sort] = self
 
     def add(self, part: type[AnyPart]) -> type[AnyPart]:
         """Class decorator: `part` can be asked for by its name, the default of `kind` or the class variable `name`.
@@ -63,6 +69,14 @@ class Registry(Generic[P]):
         self._known[name] = part  # pyright: ignore[reportArgumentType]
         return part
 
+    def expect(self, homes: Mapping[str, str]) -> None:
+        """More names whose modules (name -> module) are imported only when first asked for."""
+        self._homes |= homes
+
+    def remove(self, name: str) -> None:
+        """Forget the part called `name`, so that it may be written anew (in a notebook, say)."""
+        del self._known[name]
+
     def names(self) -> list[str]:
         """All names: the package's own first."""
         return [*self._homes, *(name for name in self._known if name not in self._homes)]
@@ -75,8 +89,16 @@ class Registry(Generic[P]):
             importlib.import_module(self._homes[name])
         return self._known[name]
 
+    def __len__(self) -> int:
+        return len(self.names())
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+    @property
+    def imported(self) -> dict[str, type[P]]:
+        """The parts whose modules have been imported, by name."""
+        return dict(self._known)
 
     @property
     def kinds(self) -> dict[str, type[P]]:
@@ -89,9 +111,13 @@ class Registry(Generic[P]):
         Raises:
             UserError: there is none; the line lists what there is.
         """
+        self.require(name, where)
+        return self[name]
+
+    def require(self, name: Any, where: str = "") -> None:
+        """`UserError` where there is no part called `name`; nothing is imported."""
         if not isinstance(name, str) or name not in self:
             raise UserError(f"{f'{where}: ' if where else ''}{self._unknown(name)}")
-        return self[name]
 
     def read(self, value: Any) -> Any:
         """A part from a mapping with `kind`; parts and None pass as they are. For pydantic."""
@@ -101,7 +127,7 @@ class Registry(Generic[P]):
             raise ValueError(f"expected a mapping with `kind` (one of {', '.join(self)}), got {value!r}")
         kind = value.get("kind")
         if not isinstance(kind, str) or kind not in self:
-            raise ValueError(f"unknown {self.sort} kind {kind!r}; legal: {', '.join(self)}")
+            raise ValueError(f"unknown {self.sort} kind {kind!r}; legal: {', '.join(self)} {OWN}")
         spec = self[kind]
         try:
             return spec.model_validate(value)
@@ -113,7 +139,7 @@ class Registry(Generic[P]):
         return BeforeValidator(self.read)
 
     def _unknown(self, name: Any) -> str:
-        return f"unknown {self.sort} {name!r}; legal: {', '.join(self)} (one of your own: --plugin FILE)"
+        return f"unknown {self.sort} {name!r}; legal: {', '.join(self)} {OWN}"
 
 
 def name_of(part: type[BaseModel]) -> Any:

@@ -11,6 +11,8 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+OWN_EVALUATIONS = ("sparse_probing", "order_probing", "absorption", "scr", "tpp", "ravel", "unlearning", "autointerp")
+
 
 class Section(BaseModel):
     """Base of every part of a configuration: unknown keys are errors, values never change after validation."""
@@ -198,27 +200,29 @@ class CoreEvalConfig(Section):
 
 
 class EvalsConfig(Section):
-    """Which evaluations run after training."""
+    """Which evaluations run after training.
+
+    Any other evaluation by its name, the package's (`docs/evaluations/README.md`) or anybody's own. Absent or null
+    leaves it out, {} runs it with its defaults; `chronosae eval --options NAME` prints what may stand in it. Names and
+    options are checked where evaluations are known, before anything is computed.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any] | None] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
 
     core: CoreEvalConfig | None = CoreEvalConfig()
     """null switches it off."""
-    sparse_probing: dict[str, Any] | None = None
-    """k-sparse probes of labelled texts. Like all below: absent or null leaves it out, {} runs it with its defaults;
-    `chronosae eval --options NAME` prints what may stand in it."""
-    order_probing: dict[str, Any] | None = None
-    """Probes at tokens, of what a bag of tokens can't tell."""
-    absorption: dict[str, Any] | None = None
-    """First-letter features that more specific features absorb."""
-    scr: dict[str, Any] | None = None
-    """Spurious correlation removal (its reliability is disputed)."""
-    tpp: dict[str, Any] | None = None
-    """Targeted probe perturbation (its reliability is disputed)."""
-    ravel: dict[str, Any] | None = None
-    """Disentanglement of attributes: cause and isolation."""
-    unlearning: dict[str, Any] | None = None
-    """What clamping features makes the subject forget, and what it keeps."""
-    autointerp: dict[str, Any] | None = None
-    """Explanations by a language model behind an OpenAI-compatible endpoint, and how well they predict."""
+
+    @property
+    def options(self) -> dict[str, dict[str, Any] | None]:
+        """What is given for each evaluation that is named, and for core; None: switched off."""
+        return {"core": self.core and self.core.model_dump(), **(self.__pydantic_extra__ or {})}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_those_left_out(cls, given: Any) -> Any:
+        """The package's own are always there, so that the hash of a configuration stays what it was."""
+        return dict.fromkeys(OWN_EVALUATIONS) | given if isinstance(given, dict) else given
 
 
 class LoggingConfig(Section):

@@ -1,13 +1,21 @@
 """Text: registered corpora, local files, Hugging Face data sets, and weighted mixtures of them. Knows no models."""
 
-from chronosae.corpora.counter import hash64, permutation, uniform
-from chronosae.corpora.evaluation import open_evaluation_source
 from chronosae.corpora.hub import HubSource
 from chronosae.corpora.local import LocalSource
-from chronosae.corpora.mixture import Mixture, Part
-from chronosae.corpora.source import Document, Source, open_source, open_sources, register
+from chronosae.corpora.mixture import Mixture, Part, hash64, permutation, uniform
+from chronosae.corpora.source import (
+    CORPORA,
+    Corpus,
+    Document,
+    Source,
+    open_evaluation_source,
+    open_source,
+    open_sources,
+)
 
 __all__ = [
+    "CORPORA",
+    "Corpus",
     "Document",
     "HubSource",
     "LocalSource",
@@ -19,6 +27,5 @@ __all__ = [
     "open_source",
     "open_sources",
     "permutation",
-    "register",
     "uniform",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chronosae.config import UserError
-from chronosae.corpora.readers import text_of
+from chronosae.corpora.local import text_of
 
 
 class HubSource:
@@ -66,7 +66,8 @@ class HubSource:
         except Exception as error:  # offline, not found, gated, script-only ... the remedy is the same
             raise UserError(
                 f"{self._key}: {self._path!r} is neither a local path nor reachable on the Hugging Face Hub"
-                f" ({type(error).__name__}); give a local file or folder with --set {self._key}=PATH"
+                f" ({type(error).__name__}); name a corpus of your own with --plugin FILE, or give a local file or"
+                f" folder with --set {self._key}=PATH"
             ) from error
 
     def _open_split(self) -> Any:

@@ -97,7 +97,7 @@ def ask_by_letters(
 ) -> Asked:
     """One row a question, its options in the given order (`order[i]` is which option stands at letter i).
 
-    Arguments:
+    Args:
         topics: what each question is about, in words.
         chat: put the question as a user's message into the tokenizer's chat template; the answer begins `Answer: (`.
 
@@ -132,7 +132,7 @@ def scores(
 ) -> Float[Tensor, "chosen width"]:
     """Scores of some rows of a batch when the activations at the site are `acts`; only they are run.
 
-    Arguments:
+    Args:
         part: a batch of `asked.rows`.
         acts: activations of the whole batch.
         which: rows of the batch.

@@ -80,26 +80,11 @@ def token_rows(
     Raises:
         UserError: the tokenizer can't tell where its tokens stand in the text (a slow one).
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(
-            "this evaluation needs a fast tokenizer (tokenizer.json), which tells where tokens stand in the text;"
-            " give one with --set subject.tokenizer=FOLDER"
-        )
     bos = [tokenizer.bos_token_id] if prepend_bos and tokenizer.bos_token_id is not None else []
-    encoded = {"input_ids": [], "offset_mapping": []}
-    if texts:  # a tokenizer can't read none
-        encoded = tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+    found, places = _encoded(tokenizer, texts)
     room = context - len(bos)
-    ids = [bos + row[:room] for row in encoded["input_ids"]]
-    spans = [[(0, 0)] * len(bos) + [tuple(pair) for pair in row[:room]] for row in encoded["offset_mapping"]]
+    ids = [bos + row[:room] for row in found]
+    spans = [[(0, 0)] * len(bos) + [tuple(pair) for pair in row[:room]] for row in places]
     width = max((len(row) for row in ids), default=0)
     tokens = torch.full((len(ids), width), tokenizer.pad_token_id or 0, dtype=torch.long)
     real = torch.zeros(len(ids), width, dtype=torch.bool)
@@ -111,5 +96,26 @@ def token_rows(
             offsets[i, : len(row)] = torch.tensor(pairs, dtype=torch.long)
     special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
     mask = token_mask(tokens, sorted(special), exclude_special) & real if width else real
-    truncated = torch.tensor([len(row) > room for row in encoded["input_ids"]], dtype=torch.bool)
+    truncated = torch.tensor([len(row) > room for row in found], dtype=torch.bool)
     return TokenRows(tokens, real, mask, offsets, truncated)
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    """Token ids of each text, no special ones, and the characters that each token stands for."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            "this evaluation needs a fast tokenizer (tokenizer.json), which tells where tokens stand in the text;"
+            " give one with --set subject.tokenizer=FOLDER"
+        )
+    if not texts:  # a tokenizer can't read none
+        return [], []
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    return encoded["input_ids"], encoded["offset_mapping"]

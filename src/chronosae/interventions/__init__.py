@@ -1,7 +1,31 @@
 """Edits of an autoencoder's codes inside the running subject."""
 
-from chronosae.interventions.clamp import Clamp
-from chronosae.interventions.edit import Change, CodeEdit, SiteEdit, applied, edited
-from chronosae.interventions.reading import Reading, at_tokens, code_unit, read
+from chronosae.interventions.edit import (
+    Change,
+    CodeEdit,
+    Reading,
+    SiteEdit,
+    applied,
+    at_tokens,
+    code_unit,
+    edited,
+    read,
+)
+from chronosae.interventions.intervention import INTERVENTIONS, Clamp, Intervention, InterventionField, where_firing
 
-__all__ = ["Change", "Clamp", "CodeEdit", "Reading", "SiteEdit", "applied", "at_tokens", "code_unit", "edited", "read"]
+__all__ = [
+    "INTERVENTIONS",
+    "Change",
+    "Clamp",
+    "CodeEdit",
+    "Intervention",
+    "InterventionField",
+    "Reading",
+    "SiteEdit",
+    "applied",
+    "at_tokens",
+    "code_unit",
+    "edited",
+    "read",
+    "where_firing",
+]

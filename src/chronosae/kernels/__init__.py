@@ -1,30 +1,11 @@
-"""Fast paths, each beside its dense reference. Knows no other room.
+"""Fast paths, each with its dense reference. Knows no other room, and other rooms import from here alone.
 
-On the CPU, loops compiled by numba (`loops`) do what is proportional to the active features; torch does it
-where they are missing.
+From the ground up: `reference` says in plain torch what an encoder's kernels compute, and on what bound an exact choice
+from products in low precision stands; `loops` (numba) and `gpu` (Triton) do the work on what they are given, nothing
+but pointers and sizes; `dispatch` says which of the three takes these tensors. The functions below ask it.
 """
 
-from chronosae.kernels.adam import Moments, Rates, adamw_, adamw_dense_, as_rows, gradient_energy
-from chronosae.kernels.causal_taps import causal_taps, causal_taps_dense
-from chronosae.kernels.centre import centred, centred_rows
-from chronosae.kernels.compiled import compiled_kernels, dense_only
-from chronosae.kernels.context import Gate, Lookback, tokens_at
-from chronosae.kernels.context_encode import encode_topk_in_context, encode_topk_in_context_dense
-from chronosae.kernels.depthwise import depthwise_taps
-from chronosae.kernels.history import gather_history, most_active, same_document, triple_weights, unit_values
-from chronosae.kernels.mixed import mixed_products, product
-from chronosae.kernels.mixed_taps import Taps, mix_taps
-from chronosae.kernels.moments import count_regressors
-from chronosae.kernels.noise import add_normal
-from chronosae.kernels.prediction import EntryKeys, Predictor, absent, firing_energy, lagged_logits
-from chronosae.kernels.rectify import error_of_largest, error_of_largest_dense, rectify_largest, rectify_largest_dense
-from chronosae.kernels.rows import sigmoid, some_entries, some_rows
-from chronosae.kernels.select import at_slots, largest_positive, largest_positive_dense
-from chronosae.kernels.slots import count_active
-from chronosae.kernels.sparse_decode import dense_decode, scatter_dense, sparse_decode
-from chronosae.kernels.sparse_encode import encode_threshold, encode_topk, encode_topk_dense
-from chronosae.kernels.squared_error import squared_error, squared_error_dense
-from chronosae.kernels.triples import (
+from chronosae.kernels.coactivations import (
     Firings,
     Hashing,
     Held,
@@ -36,27 +17,87 @@ from chronosae.kernels.triples import (
     challenge,
     count_marginals,
     count_of,
+    count_regressors,
     count_triples,
     empty_table,
     held_hits,
     unknown,
 )
-from chronosae.kernels.unit_gram import decode_with_energy, unit_gram_energy
+from chronosae.kernels.dispatch import (
+    compiled_kernels,
+    dense_only,
+    fused_kernels,
+    recycled,
+    sigmoid,
+    some_entries,
+    some_rows,
+    triton_kernels,
+)
+from chronosae.kernels.elementwise import (
+    adamw_,
+    adamw_dense_,
+    add_normal,
+    as_rows,
+    centred,
+    centred_rows,
+    gradient_energy,
+    squared_error,
+)
+from chronosae.kernels.encode import encode_threshold, encode_topk, encode_topk_in_context
+from chronosae.kernels.mixed import decode_with_energy, mixed_products, product, unit_gram_energy
+from chronosae.kernels.prediction import (
+    EntryKeys,
+    Predictor,
+    absent,
+    firing_energy,
+    gather_history,
+    lagged_logits,
+    most_active,
+    same_document,
+    triple_weights,
+    unit_values,
+)
+from chronosae.kernels.reference import (
+    Lookback,
+    Moments,
+    PositionWeights,
+    Rates,
+    at_slots,
+    dense_decode,
+    encode_topk_dense,
+    encode_topk_in_context_dense,
+    largest_positive_dense,
+    no_lookback,
+    scatter_dense,
+    squared_error_dense,
+    tokens_at,
+)
+from chronosae.kernels.select import (
+    error_of_largest,
+    error_of_largest_dense,
+    largest_positive,
+    rectify_largest,
+    rectify_largest_dense,
+)
+from chronosae.kernels.slots import count_active, sparse_decode
+from chronosae.kernels.taps import Taps, causal_taps, causal_taps_dense, depthwise_taps, mix_taps
+from chronosae.kernels.windows import Windows, interval_energy, window_variance
 
 __all__ = [
     "EntryKeys",
     "Firings",
-    "Gate",
     "Hashing",
     "Held",
     "Judged",
     "Lookback",
     "Marginals",
     "Moments",
+    "PositionWeights",
     "Predictor",
     "Rates",
     "Standing",
     "Taps",
+    "Windows",
     "absent",
     "adamw_",
     "adamw_dense_",
@@ -89,18 +130,22 @@ __all__ = [
     "error_of_largest",
     "error_of_largest_dense",
     "firing_energy",
+    "fused_kernels",
     "gather_history",
     "gradient_energy",
     "held_hits",
+    "interval_energy",
     "lagged_logits",
     "largest_positive",
     "largest_positive_dense",
     "mix_taps",
     "mixed_products",
     "most_active",
+    "no_lookback",
     "product",
     "rectify_largest",
     "rectify_largest_dense",
+    "recycled",
     "same_document",
     "scatter_dense",
     "sigmoid",
@@ -111,7 +156,9 @@ __all__ = [
     "squared_error_dense",
     "tokens_at",
     "triple_weights",
+    "triton_kernels",
     "unit_gram_energy",
     "unit_values",
     "unknown",
+    "window_variance",
 ]

@@ -1,4 +1,4 @@
-"""What fired: the active codes of a batch as one flat list, so that terms cost what is active, not tokens x d_sae."""
+"""What fired and where documents lie, as flat lists: terms then cost what is active, not tokens x d_sae."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.autoencoders import Codes, SparseCodes
 
 
 class Active(NamedTuple):
@@ -39,3 +39,29 @@ def count_fired(active: Active, d_sae: int) -> Int[Tensor, ""]:
     """How many features fired at least once; also when a value's square underflows to 0."""
     fired = torch.zeros(d_sae, dtype=torch.bool, device=active.features.device)
     return fired.index_fill_(0, active.features, True).sum()
+
+
+class Spans(NamedTuple):
+    """One row an unmasked token, in reading order; its row number is the token's rank.
+
+    `tokens` index the flattened batch. A document's unmasked tokens have consecutive ranks: those from `start` up to
+    but not including `end`.
+    """
+
+    tokens: Int[Tensor, " n"]
+    start: Int[Tensor, " n"]
+    end: Int[Tensor, " n"]
+
+
+def document_spans(mask: Bool[Tensor, "batch pos"], doc_ids: Int[Tensor, "batch pos"]) -> Spans:
+    """Ranks of unmasked tokens and the span of ranks of the document that each belongs to.
+
+    A document is a run of equal `doc_ids` in one sequence; masked tokens inside it take no rank and do not end it.
+    """
+    opens = torch.ones_like(mask)
+    opens[:, 1:] = doc_ids[:, 1:] != doc_ids[:, :-1]
+    tokens = mask.flatten().nonzero().squeeze(1)
+    document = opens.flatten().cumsum(0)[tokens]
+    _, inverse, sizes = torch.unique_consecutive(document, return_inverse=True, return_counts=True)
+    ends = sizes.cumsum(0)
+    return Spans(tokens, (ends - sizes)[inverse], ends[inverse])

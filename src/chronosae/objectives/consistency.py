@@ -1,13 +1,42 @@
-"""Temporal consistency: features that fire should keep their value over a window of tokens."""
+"""Consistency: features that fire should keep their value over a window of tokens, and not depend on the position."""
+
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
 
-from chronosae.autoencoders.codes import Codes, SparseCodes
-from chronosae.kernels.window_variance import Windows, interval_energy, window_variance
-from chronosae.objectives.active import Active, active_codes, squares_by_feature
-from chronosae.objectives.spans import Spans, document_spans
+from chronosae.autoencoders import Codes, SparseCodes
+from chronosae.autoencoders.parts.terms import TERMS, Weight
+from chronosae.kernels import Windows, interval_energy, window_variance
+from chronosae.objectives.active import (
+    Active,
+    Spans,
+    active_codes,
+    count_fired,
+    document_spans,
+    squares_by_feature,
+)
+from chronosae.objectives.term import StepContext, Term
+
+
+@TERMS.add
+class ConsistencyTerm(Term):
+    """Scale-free variance of each feature inside windows of w tokens (DESIGN 5.B)."""
+
+    per_energy: ClassVar[bool] = True
+    kind: Literal["consistency"] = "consistency"
+    weight: Weight = 0.1
+    window: int = Field(default=8, ge=2)
+    """Consecutive unmasked tokens of one document in a window; one has no variance."""
+    by_persistence: bool = False
+    """Multiply each feature's share by P(it fires | it fired a token before): what never persists is left alone."""
+
+    def value(self, step: StepContext) -> Tensor:
+        layout, doc_ids = step.documents("consistency term")
+        codes = step.forward.codes
+        return consistency_error(codes, layout.mask, doc_ids, self.window, by_persistence=self.by_persistence)
 
 
 def consistency_error(
@@ -112,3 +141,66 @@ def _windows_of_tokens(spans: Spans, window: int) -> tuple[Int[Tensor, " n"], In
     leave = torch.minimum(ranks + window, spans.end)
     short = leave <= enter  # documents shorter than a window; equal times keep both lists ascending
     return torch.where(short, ranks, enter), torch.where(short, ranks, leave)
+
+
+@TERMS.add
+class CrossPositionTerm(Term):
+    """Variance over positions of each feature's mean activation, corrected for sampling noise (DESIGN 5.B)."""
+
+    per_energy: ClassVar[bool] = True
+    kind: Literal["cross_position"] = "cross_position"
+    weight: Weight = 0.1
+
+    def value(self, step: StepContext) -> Tensor:
+        layout = step.layout("cross_position term")
+        return cross_position_error(step.forward.codes, layout.mask, layout.positions)
+
+
+def cross_position_error(
+    codes: Codes,
+    mask: Bool[Tensor, "batch pos"],
+    positions: Int[Tensor, "batch pos"],
+    eps: float = 1e-6,
+    min_count: int = 8,
+) -> Float[Tensor, ""]:
+    """`mean_f Var_p(mu_fp) / (E_t[z_tf^2] + eps)`, f over the features that fired, noise of sampling taken out.
+
+    mu_fp is the mean of z_f over the n_p unmasked tokens at position p; p runs over the P positions with
+    `n_p >= min_count`; E is the mean over all unmasked tokens of the batch. Var_p is the population variance less what
+    sampling alone puts there, `(1 - 1/P) mean_p s_fp^2 / n_p`, s_fp^2 the sample variance at p: where a feature's
+    distribution is the same at all positions the numerator is 0 on average (so it can be slightly negative). 0 when
+    fewer than 2 positions count or nothing fired. `eps` is in squared units of the codes.
+
+    Time and memory follow the active codes: sums are kept for pairs (feature, position) that occur.
+
+    Raises:
+        ValueError: `min_count` is less than 2, where a position has no sample variance.
+    """
+    if min_count < 2:
+        raise ValueError(f"min_count is {min_count}; the noise of a position's mean needs at least 2 tokens there")
+    active = active_codes(codes, mask)
+    seen, at = positions[mask].unique(return_inverse=True)
+    counts = torch.bincount(at, minlength=len(seen))
+    eligible = counts >= min_count
+    n_positions = int(eligible.sum())
+    if n_positions < 2 or len(active.values) == 0:
+        return codes.values.sum() * 0.0
+    scale = (squares_by_feature(active, codes.d_sae) / len(at) + eps).rsqrt()
+
+    place = torch.zeros(mask.numel(), dtype=torch.long, device=mask.device)
+    place[mask.flatten()] = at
+    place = place[active.tokens]
+    kept = eligible[place].nonzero().squeeze(1)
+    place, features = place[kept], active.features[kept]
+    values = active.values.index_select(0, kept) * scale.index_select(0, features)
+    n = counts[place].double()
+
+    # With S1 and S2 a pair's sums of z and z^2: mu = S1 / n and s^2 / n = (S2 - S1^2 / n) / (n (n - 1)).
+    pairs, pair = (features * len(seen) + place).unique(return_inverse=True)
+    sums_squared = values.new_zeros(len(pairs)).index_add(0, pair, values).square()
+    n_pair = counts[pairs % len(seen)].double()
+    means = values.new_zeros(codes.d_sae).index_add(0, features, values / n) / n_positions
+    variance = (sums_squared / n_pair.square()).sum() / n_positions - means.square().sum()
+    noise = (values.square() / (n * (n - 1))).sum() - (sums_squared / (n_pair.square() * (n_pair - 1))).sum()
+    error = variance - noise * (1 - 1 / n_positions) / n_positions
+    return (error / count_fired(active, codes.d_sae)).to(codes.values.dtype)

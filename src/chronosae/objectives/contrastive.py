@@ -3,19 +3,56 @@
 Shapes: n pairs, h high-level features (the first h of d_sae).
 """
 
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from chronosae.autoencoders.codes import Codes, SparseCodes
+from chronosae.autoencoders import Codes, SparseCodes
+from chronosae.autoencoders.parts.terms import TERMS, Weight
 from chronosae.kernels import scatter_dense
-from chronosae.objectives.spans import document_spans
+from chronosae.objectives.active import document_spans
+from chronosae.objectives.reconstruction import prefix_size
+from chronosae.objectives.term import StepContext, Term
 
 Pair = Literal["previous", "random"]
 Form = Literal["release", "paper"]
+
+
+@TERMS.add
+class ContrastiveTerm(Term):
+    """T-SAE's contrast between the first features of a token and of an earlier one (arXiv 2511.05541)."""
+
+    per_energy: ClassVar[bool] = True
+    kind: Literal["contrastive"] = "contrastive"
+    weight: Weight = 0.1
+    form: Form = "release"
+    """`release`: raw dot products (the published code); `paper`: cosine over `temperature`."""
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Of the `paper` form."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the dictionary that is contrasted: its first features."""
+    pair: Pair = "previous"
+    """The earlier token: the one before, or any earlier one of the same document."""
+
+    def value(self, step: StepContext) -> Tensor:
+        layout, doc_ids = step.documents("contrastive term")
+        # The release trains on inputs of mean energy 1; ours have d_in, so that raw products are d_in times as large.
+        codes = replace(step.forward.codes, values=step.forward.codes.values / step.sae.d_in**0.5)
+        return contrastive_error(
+            codes,
+            layout.mask,
+            doc_ids,
+            prefix_size(self.share, step.sae.d_sae),
+            pair=self.pair,
+            form=self.form,
+            temperature=self.temperature,
+            generator=step.draws.generator(self.kind, 0, step.forward.mask.device),
+        )
 
 
 def contrastive_error(

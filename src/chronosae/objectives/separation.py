@@ -1,17 +1,36 @@
 """Separation: decoder directions, or the features' activations, should not point the same way."""
 
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from chronosae.autoencoders.codes import Codes
+from chronosae.autoencoders import Codes
+from chronosae.autoencoders.parts.terms import TERMS, Weight
 from chronosae.kernels import unit_gram_energy
 from chronosae.objectives.active import Active, active_codes, squares_by_feature
+from chronosae.objectives.term import StepContext, Term
 
 _ROWS = 8192  # decoder rows in flight at a time: what these terms take beyond the gradient stays small
+
+
+@TERMS.add
+class CosineTerm(Term):
+    """`(||D^^T D^||_F^2 - F) / (F (F - 1))`: mean squared cosine between decoder rows (DESIGN 5.A)."""
+
+    per_energy: ClassVar[bool] = True
+    uses_gram_energy: ClassVar[bool] = True
+    kind: Literal["cosine"] = "cosine"
+    weight: Weight = 0.1
+
+    @property
+    def one_row_a_feature(self) -> bool:
+        return True
+
+    def value(self, step: StepContext) -> Tensor:
+        return cosine_separation(step.sae.W_dec, mixed=True, energy=step.forward.gram_energy)
 
 
 def cosine_separation(
@@ -36,6 +55,21 @@ def cosine_separation(
         gram: Tensor = _Gram.apply(W_dec, True)  # pyright: ignore[reportAssignmentType]
         energy = gram.square().sum()
     return ((energy - d_sae) / (d_sae * (d_sae - 1))).to(W_dec.dtype)
+
+
+@TERMS.add
+class OrthogonalityTerm(Term):
+    """`||D D^T - I||_F^2`, without the F x F product (DESIGN 5.A)."""
+
+    kind: Literal["orthogonality"] = "orthogonality"
+    weight: Weight = 0.01
+
+    @property
+    def one_row_a_feature(self) -> bool:
+        return True
+
+    def value(self, step: StepContext) -> Tensor:
+        return orthogonality(step.sae.W_dec)
 
 
 def orthogonality(W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, ""]:
@@ -91,6 +125,19 @@ class _Gram(torch.autograd.Function):
 def _at_least_single(x: Tensor) -> Tensor:
     """`x`, in float32 when it is in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@TERMS.add
+class CodeSeparationTerm(Term):
+    """Mean squared cosine between the activations of co-active features over a batch (DESIGN 5.A)."""
+
+    per_energy: ClassVar[bool] = True
+    kind: Literal["code_separation"] = "code_separation"
+    weight: Weight = 0.1
+
+    def value(self, step: StepContext) -> Tensor:
+        generator = step.draws.generator(self.kind, 0, step.forward.mask.device)
+        return code_separation(step.forward.codes, step.forward.mask, generator=generator)
 
 
 def code_separation(

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from chronosae.activations import cache_bytes
-from chronosae.autoencoders import PRESETS, Normalisation, Spec, build_from_spec, find_preset, make_spec, read_options
-from chronosae.autoencoders.presets import Options
+from chronosae.autoencoders import Normalisation, Spec, build_from_spec
 from chronosae.config import RunConfig, UserError
+from chronosae.presets import PRESETS, Preset, find_preset, make_spec, read_options
 from chronosae.subject import SubjectInfo, check_sites
 
 # Names become file names; '@' marks repeats over seeds.
@@ -26,11 +26,11 @@ class PlannedSAE:
     site: str
     seed: int
     lr: float
-    options: Options
+    options: Preset
 
     def spec(self, d_in: int, normalisation: Normalisation | None = None) -> Spec:
         """Its parts at width `d_in`."""
-        return make_spec(self.preset, d_in, self.options, normalisation)
+        return make_spec(self.options, d_in, normalisation)
 
 
 def planned_saes(cfg: RunConfig) -> list[PlannedSAE]:
@@ -55,7 +55,7 @@ def planned_saes(cfg: RunConfig) -> list[PlannedSAE]:
     return planned
 
 
-def _split_entry(cfg: RunConfig, name: str, entry: dict[str, Any]) -> tuple[str, str, float, Options]:
+def _split_entry(cfg: RunConfig, name: str, entry: dict[str, Any]) -> tuple[str, str, float, Preset]:
     key, rest = f"saes.{name}", dict(entry)
     preset = find_preset(rest.pop("preset", name if name in PRESETS else None), f"{key}.preset").name
     sites = cfg.subject.sites
@@ -66,9 +66,9 @@ def _split_entry(cfg: RunConfig, name: str, entry: dict[str, Any]) -> tuple[str,
     lr = rest.pop("lr", cfg.training.lr)
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < float("inf"):
         raise UserError(f"{key}.lr: a positive number was expected, got {lr!r}")
-    unknown = [option for option in rest if option not in PRESETS[preset].options.model_fields]
+    unknown = [option for option in rest if option not in PRESETS[preset].model_fields]
     if unknown:
-        legal = ["preset", "site", "lr", *PRESETS[preset].options.model_fields]
+        legal = ["preset", "site", "lr", *PRESETS[preset].model_fields]
         raise UserError(f"{key}: unknown key {key}.{unknown[0]}; legal here: {', '.join(legal)}")
     return preset, site, float(lr), read_options(preset, rest, where="config", prefix=key)
 

@@ -8,10 +8,9 @@ from typing import Any
 from chronosae.activations import ActivationStream, Rewindable, measure_normalisation, training_stream
 from chronosae.autoencoders import Normalisation, build_from_spec
 from chronosae.config import RunConfig
-from chronosae.pipeline import folder as files
-from chronosae.pipeline.interrupt import Interrupted, stop_request
+from chronosae.config import run_folder as files
 from chronosae.pipeline.plan import Plan, cache_folder
-from chronosae.pipeline.reporter import Reporter
+from chronosae.pipeline.session import Interrupted, Reporter, stop_request
 from chronosae.subject import Subject
 from chronosae.training import LogEvent, Trainee, Trainer, load_checkpoint, save_checkpoint
 from chronosae.training.log import MetricsLog, open_sinks

@@ -1,10 +1,8 @@
 """Planted data: activation sequences whose dictionary, codes, edges and bands are known, and scores against them."""
 
-from chronosae.planted.generate import Planted, generate
-from chronosae.planted.ground import Edge
-from chronosae.planted.presets import PLANTED
-from chronosae.planted.spec import EdgeGroup, FeatureGroup, PlantedSpec
-from chronosae.planted.stream import HELDOUT_FIRST, PlantedStream, Shuffle, batches
+from chronosae.planted.data import HELDOUT_FIRST, Planted, PlantedStream, Shuffle, batches, generate
+from chronosae.planted.sample import Edge
+from chronosae.planted.spec import PLANTED, EdgeGroup, FeatureGroup, PlantedSpec
 
 __all__ = [
     "HELDOUT_FIRST",

@@ -1,26 +1,29 @@
 """Train an autoencoder on planted data and score it against the truth: what every claim about a mechanism rests on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chronosae.autoencoders import Autoencoder, Codes, Normalisation, build_from_spec, make_spec, read_options
-from chronosae.autoencoders.draws import Draws
-from chronosae.autoencoders.parts.corruptions import CORRUPTIONS, CorruptionSpec
-from chronosae.autoencoders.predictive import PredictiveCodes
+from chronosae.autoencoders import Autoencoder, Codes, Draws, Normalisation, PredictiveCodes, build_from_spec
+from chronosae.autoencoders.parts.inputs import CorruptionSpec
 from chronosae.config import TrainingConfig
-from chronosae.objectives.nested import prefix_size
-from chronosae.planted.generate import Planted, generate
-from chronosae.planted.mechanisms import NOISE, Arm
-from chronosae.planted.presets import PLANTED
-from chronosae.planted.scores import lag1_autocorrelation, match, mcc, position_mass, position_weights, support_f1
-from chronosae.planted.scores.matching import Matching
-from chronosae.planted.scores.smoothness import lipschitz
+from chronosae.objectives.reconstruction import prefix_size
+from chronosae.planted.data import HELDOUT_FIRST, Planted, PlantedStream, Shuffle, generate, token_order
+from chronosae.planted.scores import (
+    Matching,
+    lag1_autocorrelation,
+    lipschitz,
+    match,
+    mcc,
+    position_mass,
+    position_weights,
+    support_f1,
+)
 from chronosae.planted.spec import PlantedSpec
-from chronosae.planted.stream import HELDOUT_FIRST, PlantedStream, Shuffle, token_order
+from chronosae.presets import make_spec, read_options
 from chronosae.training import Trainee, Trainer
 
 
@@ -74,7 +77,7 @@ def train(
     factor = float(spec.d_in**0.5 / sample.norm(dim=-1).mean())
     normalisation = Normalisation(kind="dataset", factor=factor)
     read = read_options(preset, {"d_sae": spec.n_features, **options}, where="planted study")
-    sae = build_from_spec(make_spec(preset, spec.d_in, read, normalisation), seed)
+    sae = build_from_spec(make_spec(read, spec.d_in, normalisation), seed)
     sae.initialise_bias(sample.mean(0) * factor)
     cfg = TrainingConfig(dead_after_tokens=50_000)
     trainee = Trainee(preset, sae, stream.site, cfg, steps=recipe.steps, lr=recipe.lr, seed=seed)
@@ -117,17 +120,6 @@ def score(
         position_mass=_position_mass(sae, codes, data, matching),
         novel_l0=_novel_l0(codes, data) or l0,
     )
-
-
-def run_arm(arm: Arm, *, seed: int, recipe: Recipe, heldout_sequences: int = 256) -> Scores:
-    """Train and score one arm of `mechanisms`."""
-    spec = PLANTED[arm.data]
-    recipe = replace(recipe, **arm.recipe, shuffle=arm.shuffle)
-    sae = train(spec, arm.preset, arm.all_options(), seed=seed, recipe=recipe)
-    data = heldout(spec, heldout_sequences, seed, arm.shuffle)
-    kind = arm.support_of()
-    corruption = CORRUPTIONS.read(NOISE) if arm.noisy else None
-    return score(sae, data, data.features(kind) if kind else None, corruption)
 
 
 def _position_mass(sae: Autoencoder, codes: Codes, data: Planted, matching: Matching) -> float | None:

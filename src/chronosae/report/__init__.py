@@ -4,13 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chronosae.config.run_folder import SAEResult
     from chronosae.report.compare import Comparison, Row, comparison
-    from chronosae.report.export import to_csv, to_json
     from chronosae.report.figures import plot_comparison
     from chronosae.report.notes import previous_run, write_notes
-    from chronosae.report.runs import Run, SAEResult, read_run, read_runs
+    from chronosae.report.runs import Run, read_run, read_runs
     from chronosae.report.statistics import Estimate
-    from chronosae.report.table import print_table, to_rich
+    from chronosae.report.table import print_table, to_csv, to_json, to_rich
 
 # Public name -> module; loaded on first use, so that `compare` never waits for matplotlib.
 _EXPORTS = {
@@ -25,8 +25,8 @@ _EXPORTS = {
     "print_table": "table",
     "read_run": "runs",
     "read_runs": "runs",
-    "to_csv": "export",
-    "to_json": "export",
+    "to_csv": "table",
+    "to_json": "table",
     "to_rich": "table",
     "write_notes": "notes",
 }

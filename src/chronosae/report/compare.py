@@ -5,11 +5,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from chronosae.config import UserError
-from chronosae.report import flags as flag_words
-from chronosae.report.files import mapping
-from chronosae.report.runs import Run, SAEResult
-from chronosae.report.significance import ENOUGH_PAIRS, FEWEST_PAIRS, HEADLINES, Difference, difference, holm
-from chronosae.report.statistics import L0_TOLERANCE, LEVEL, Estimate, estimate, l0_groups
+from chronosae.config import flags as flag_words
+from chronosae.config.run_folder import SAEResult
+from chronosae.report.runs import Run
+from chronosae.report.statistics import (
+    ENOUGH_PAIRS,
+    FEWEST_PAIRS,
+    L0_TOLERANCE,
+    LEVEL,
+    Difference,
+    Estimate,
+    difference,
+    estimate,
+    headlines,
+    holm,
+    l0_groups,
+)
 
 # First in JSON and CSV, and the ones a table shows; every other core metric follows in alphabetical order.
 MAIN_METRICS = (
@@ -72,13 +83,13 @@ class Comparison:
 def comparison(runs: Sequence[Run], baseline: str | None = None) -> Comparison:
     """Rows in the order of the runs and, within a run, of its configuration.
 
-    Arguments:
+    Args:
         baseline: the autoencoder that others are tested against, in each run and site that has it; absent, the first.
 
     Raises:
         UserError: no run has an autoencoder called `baseline`.
     """
-    found = [(run, members) for run in runs for members in by_base(run).values()]
+    found = [(run, members) for run in runs for members in run.by_base().values()]
     if baseline is not None and all(members[0].base != baseline for _, members in found):
         raise UserError(f"--baseline {baseline}: the runs have {', '.join({m[0].base: None for _, m in found})}")
     groups = _groups(found)
@@ -96,20 +107,12 @@ def _tested(found: Sequence[tuple[Run, list[SAEResult]]], baseline: str | None) 
         here = [found[j][1] for j, place in enumerate(places) if place == places[i]]
         others = [m for m in here if baseline is None or m[0].base == baseline]
         if others and others[0] is not members:
-            made = (difference(metric, members, others[0]) for metric in HEADLINES)
+            made = (difference(metric, members, others[0]) for metric in headlines())
             raw += [(i, one) for one in made if one is not None]
     tested: list[dict[str, Difference]] = [{} for _ in found]
     for (i, _), one in zip(raw, holm([one for _, one in raw]), strict=True):
         tested[i][one.metric] = one
     return tested
-
-
-def by_base(run: Run) -> dict[str, list[SAEResult]]:
-    """The autoencoders of a run, repeats over seeds together."""
-    groups: dict[str, list[SAEResult]] = {}
-    for sae in run.saes:
-        groups.setdefault(sae.base, []).append(sae)
-    return groups
 
 
 def metric(sae: SAEResult, name: str) -> float | None:
@@ -145,8 +148,7 @@ def _groups(found: Sequence[tuple[Run, list[SAEResult]]]) -> list[Group]:
 
 
 def _subject(run: Run) -> str:
-    subject = mapping(run.info.get("subject"))
-    return str(subject.get("fingerprint") or subject.get("model") or "")
+    return run.info.subject.fingerprint or run.info.subject.model or ""
 
 
 def _row(
@@ -227,7 +229,7 @@ def _over_examples(rows: Sequence[Row], several: bool) -> list[str]:
     """A line for each row of one seed: how sure its own headline numbers are, which says nothing of other seeds."""
     lines = []
     for row in rows:
-        found = {title: row.over_examples[name] for name, title in HEADLINES.items() if name in row.over_examples}
+        found = {title: row.over_examples[name] for name, title in headlines().items() if name in row.over_examples}
         if found:
             name = f"{row.run} {row.sae}" if several else row.sae
             told = ", ".join(f"{title} {low:.3f} to {high:.3f}" for title, (low, high) in found.items())
@@ -240,6 +242,6 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     notes = []
     if len({_subject(run) for run in runs}) > 1:
         notes.append("The runs study different subjects: no metric compares across those.")
-    if len({json.dumps(run.info.get("corpus"), sort_keys=True) for run in runs}) > 1:
+    if len({json.dumps(run.info.corpus.as_json(), sort_keys=True) for run in runs}) > 1:
         notes.append("The runs read different text: FVE, CE and KL may differ for that reason alone.")
     return notes

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from chronosae.config import UserError
-from chronosae.report import flags as flag_words
+from chronosae.config import flags as flag_words
+from chronosae.config.files import read_object, write_text
+from chronosae.config.run_folder import FINAL, NOTES, MetricsLine, SAEResult
 from chronosae.report.compare import Row, comparison, needs_letters
-from chronosae.report.files import mapping, number, read_object
-from chronosae.report.markdown import bullets, code, escape, table
-from chronosae.report.runs import Run, SAEResult, read_run
-from chronosae.report.significance import HEADLINES
-from chronosae.report.table import UNDEFINED, format_estimate, headlines, metric_cell
-from chronosae.report.verdict import verdict
+from chronosae.report.runs import Run, read_run
+from chronosae.report.table import UNDEFINED, evaluations, format_estimate, metric_cell
+from chronosae.report.verdict import bullets, code, escape, table, verdict
 
 ABSENT = "(absent)"
 # ValueError: YAML's impossible dates, JSON's endless integers; RecursionError: a mapping that holds itself.
@@ -24,7 +23,7 @@ DAMAGE = (UserError, OSError, ValueError, RecursionError)
 def write_notes(run_folder: Path | str, previous: Path | str | None = None) -> Path:
     """Write `notes.md` into a complete run folder and return its path.
 
-    Arguments:
+    Args:
         previous: the run to show the difference in configuration to; `previous_run(run_folder)` when absent.
 
     Raises:
@@ -32,11 +31,8 @@ def write_notes(run_folder: Path | str, previous: Path | str | None = None) -> P
     """
     folder = Path(run_folder)
     before = Path(previous) if previous is not None else previous_run(folder)
-    path = folder / "notes.md"
-    temporary = path.with_name("notes.md.tmp")
-    temporary.write_text(notes(read_run(folder), read_run(before) if before else None), encoding="utf-8")
-    temporary.replace(path)
-    return path
+    write_text(folder / NOTES, notes(read_run(folder), read_run(before) if before else None))
+    return folder / NOTES
 
 
 def previous_run(folder: Path | str) -> Path | None:
@@ -62,7 +58,7 @@ def _beside(folder: Path) -> list[Path]:
 def _started(folder: Path) -> str | None:
     """When a complete run started: ISO 8601 in UTC, which sorts as text."""
     try:
-        started = read_object(folder / "final_info.json").get("started")
+        started = read_object(folder / FINAL).get("started")
     except DAMAGE:
         return None
     return started if isinstance(started, str) and started else None
@@ -81,7 +77,7 @@ def notes(run: Run, before: Run | None) -> str:
     """The text of notes.md."""
     sections = [
         f"# {escape(run.name)}",
-        escape(run.description) or "No description was given.",
+        escape(run.info.description or "") or "No description was given.",
         _facts(run),
         "## Verdict",
         bullets(verdict(run)),
@@ -103,16 +99,14 @@ def notes(run: Run, before: Run | None) -> str:
 
 
 def _facts(run: Run) -> str:
-    info, machine = run.info, mapping(run.info.get("machine"))
-    seconds = number(info.get("wall_seconds"))
-    subject = mapping(info.get("subject"))
+    info = run.info
     facts = {
-        "date": str(info.get("started") or "unknown"),
-        "wall time": "unknown" if seconds is None else f"{seconds:.0f} s",
-        "machine": ", ".join(f"{key} {value}" for key, value in machine.items()) or "unknown",
-        "subject": f"{subject.get('model') or 'unknown'} (fingerprint {str(subject.get('fingerprint'))[:12]})",
-        "versions": ", ".join(f"{key} {value}" for key, value in mapping(info.get("versions")).items()) or "unknown",
-        "configuration": f"sha256 {info.get('config_sha256') or 'unknown'}",
+        "date": info.started or "unknown",
+        "wall time": "unknown" if info.wall_seconds is None else f"{info.wall_seconds:.0f} s",
+        "machine": ", ".join(f"{key} {value}" for key, value in info.machine.items()) or "unknown",
+        "subject": f"{info.subject.model or 'unknown'} (fingerprint {str(info.subject.fingerprint)[:12]})",
+        "versions": ", ".join(f"{key} {value}" for key, value in info.versions.items()) or "unknown",
+        "configuration": f"sha256 {info.config_sha256 or 'unknown'}",
     }
     return bullets(f"{key}: {escape(value)}" for key, value in facts.items())
 
@@ -154,11 +148,11 @@ def _results(run: Run) -> str:
 def _evaluations(run: Run) -> list[str]:
     """The headline number of each evaluation beside core; nothing where there was none."""
     compared = comparison([run])
-    found = headlines(compared.rows)
+    found = evaluations(compared.rows)
     if not found:
         return []
     header = ["evaluation", *(f"{code(row.sae)} (n = {row.n})" for row in compared.rows)]
-    rows = ([HEADLINES[name], *(metric_cell(name, ".3f")(row) for row in compared.rows)] for name in found)
+    rows = ([title, *(metric_cell(name, ".3f")(row) for row in compared.rows)] for name, title in found.items())
     legend = (
         "One number an evaluation, mean over seeds with the 95 % t-interval; ≈: not told apart from the first (paired"
         " by seed, Holm over the table). Intervals over examples, all metrics and what each rests on: `evals/`."
@@ -172,9 +166,9 @@ def _training(run: Run) -> str:
     rows = run.training()
 
     def cells(sae: SAEResult) -> list[str]:
-        last = (rows.get(sae.name) or [{}])[-1]
+        last = (rows.get(sae.name) or [MetricsLine()])[-1]
         values = (sae.seed, sae.training_steps, sae.tokens, sae.final_loss)
-        values += (number(last.get("l0")), number(last.get("dead")), sae.learning_rate, sae.sparsity_penalty)
+        values += (last.l0, last.dead, sae.learning_rate, sae.sparsity_penalty)
         return [code(sae.name), *(_short(value) for value in values)]
 
     header = ("SAE", "seed", "steps", "tokens", "final loss", "L0", "dead", "peak lr", "L1 weight")
@@ -190,7 +184,7 @@ def _short(value: float | int | None) -> str:
 def _flags(run: Run) -> str:
     of_saes = {f"{sae.name}: {flag}": f"{code(sae.name)}: {_explained(flag)}" for sae in run.saes for flag in sae.flags}
     # Some older runs say in the run's flags again which autoencoders stopped.
-    of_run = [_explained(flag) for flag in run.flags if flag not in of_saes]
+    of_run = [_explained(flag) for flag in run.info.flags if flag not in of_saes]
     return bullets([*of_run, *of_saes.values()]) or "None."
 
 
@@ -231,5 +225,5 @@ def _again(run: Run) -> str:
     command = f"chronosae run {shlex.quote(f'{name}/config.yaml')} --out-dir {shlex.quote(f'{name}_again')}"
     return (
         f"From the folder that holds {code(name)}:\n\n    {command}\n\nThe configuration's hash is"
-        f" {code(str(run.info.get('config_sha256') or 'unknown'))}; equal hash, versions and machine: equal numbers."
+        f" {code(run.info.config_sha256 or 'unknown')}; equal hash, versions and machine: equal numbers."
     )

@@ -1,10 +1,14 @@
-"""How figures look: one palette, thin axes, labels beside what they name."""
+"""How figures look: one palette, thin axes, labels beside what they name, one colour for an autoencoder of a run."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from chronosae.config.run_folder import SAEResult
+from chronosae.report.runs import Run
 
 # Okabe and Ito (2008), told apart with every common colour blindness; yellow is left out, too pale on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -57,6 +61,38 @@ def clip(text: str, length: int) -> str:
     if len(text) > length:
         text = text[: length // 2] + "…" + text[len(text) - (length - length // 2 - 1) :]
     return text.replace("$", r"\$")
+
+
+@dataclass(frozen=True)
+class Series:
+    """The repeats over seeds of one autoencoder, and how they look in every figure."""
+
+    run: Run
+    saes: tuple[SAEResult, ...]
+    label: str
+    color: str
+    marker: str
+
+
+def series_of(runs: Sequence[Run]) -> list[Series]:
+    """One series for each row of the comparison, in its order."""
+    found = [(run, base, members) for run in runs for base, members in run.by_base().items()]
+    sites = {members[0].site for _, _, members in found}
+    series = []
+    for i, (run, base, members) in enumerate(found):
+        parts = [run.label] * (len(runs) > 1) + [base] + [members[0].site] * (len(sites) > 1)
+        series.append(Series(run, tuple(members), _label(parts), color(i), marker(i)))
+    return series
+
+
+def _label(parts: Sequence[str], room: int = 26) -> str:
+    """Parts that fit whole stay whole; each of the others is cut in its own middle, so that none is lost."""
+    room -= 3 * (len(parts) - 1)
+    share = {}
+    for left, i in enumerate(sorted(range(len(parts)), key=lambda i: len(parts[i]))):
+        share[i] = min(len(parts[i]), room // (len(parts) - left))
+        room -= share[i]
+    return " · ".join(clip(part, share[i]) for i, part in enumerate(parts))
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -1,17 +1,20 @@
-"""The comparison as a table in the terminal, readable at 80 columns and at any width above."""
+"""The comparison as a table in the terminal, readable at 80 columns and at any width above; as JSON and as CSV."""
 
+import csv
+import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from chronosae.report import flags as flag_words
+from chronosae.config import flags as flag_words
 from chronosae.report.compare import Comparison, Row, needs_letters
-from chronosae.report.significance import HEADLINES
-from chronosae.report.statistics import Estimate
+from chronosae.report.statistics import L0_TOLERANCE, LEVEL, Estimate, headlines
 
 UNDEFINED = "-"
 
@@ -110,21 +113,23 @@ def to_rich(compared: Comparison, width: int = 80) -> RenderableType:
 
 def _evaluations(rows: Sequence[Row]) -> list[RenderableType]:
     """The headline numbers of the evaluations beside core, one column an autoencoder: there may be many of both."""
-    found = headlines(rows)
+    found = evaluations(rows)
     if not found:
         return []
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     several = len({row.run for row in rows}) > 1
     for title in ("evaluation", *(f"{row.run} {row.sae}" if several else row.sae for row in rows)):
         table.add_column(_plain(title), justify="left" if title == "evaluation" else "right", overflow="fold")
-    for name in found:
-        table.add_row(HEADLINES[name], *(Text(metric_cell(name, ".3f")(row)) for row in rows))
+    for name, title in found.items():
+        table.add_row(title, *(Text(metric_cell(name, ".3f")(row)) for row in rows))
     return [Text(""), table]
 
 
-def headlines(rows: Sequence[Row]) -> list[str]:
-    """Headline metrics of the evaluations beside core that any of `rows` has."""
-    return [name for name in HEADLINES if "." in name and any(row.metrics.get(name) for row in rows)]
+def evaluations(rows: Sequence[Row]) -> dict[str, str]:
+    """Headline metrics of the evaluations beside core that any of `rows` has, and their titles."""
+    return {
+        name: title for name, title in headlines().items() if "." in name and any(row.metrics.get(name) for row in rows)
+    }
 
 
 def print_table(compared: Comparison, console: Console | None = None) -> None:
@@ -153,3 +158,75 @@ def _width(table: Table) -> int:
 def _plain(text: str) -> str:
     """Text from files without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def to_json(compared: Comparison) -> str:
+    """The comparison as JSON: every core metric as mean, interval and values, undefined ones null; never NaN."""
+    rows = [_json_row(row) for row in compared.rows]
+    data = {"schema": 1, "level": LEVEL, "l0_tolerance": L0_TOLERANCE, "rows": rows, "notes": list(compared.notes)}
+    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _json_row(row: Row) -> dict[str, Any]:
+    metrics = {
+        name: None
+        if found is None
+        else {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n, "values": list(found.values)}
+        for name, found in row.metrics.items()
+    }
+    differences = {
+        name: {
+            "baseline": one.baseline,
+            "mean": one.found.mean,
+            "low": one.found.low,
+            "high": one.found.high,
+            "n": one.found.n,
+            "p_holm": one.p,
+            "significant": one.significant,
+        }
+        for name, one in row.differences.items()
+    }
+    return {
+        **_head(row),
+        "seeds": list(row.seeds),
+        "metrics": metrics,
+        "over_examples": {name: {"low": low, "high": high} for name, (low, high) in row.over_examples.items()},
+        "differences": differences,
+        "flags": list(row.flags),
+    }
+
+
+def _head(row: Row) -> dict[str, Any]:
+    return {
+        "run": row.run,
+        "title": row.title,
+        "sae": row.sae,
+        "preset": row.preset,
+        "site": row.site,
+        "d_sae": row.d_sae,
+        "k": row.k,
+        "target_l0": row.target_l0,
+        "n": row.n,
+        "l0_group": row.l0_group,
+        "l0_matched": row.l0_matched,
+    }
+
+
+def to_csv(compared: Comparison) -> str:
+    """The comparison as CSV: `<metric>`, `<metric>_low`, `<metric>_high`, `<metric>_n`; undefined is empty."""
+    text = io.StringIO()
+    lines = [_csv_row(row) for row in compared.rows]
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else ["run"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _csv_row(row: Row) -> dict[str, Any]:
+    line = {**_head(row), "seeds": " ".join(str(seed) for seed in row.seeds if seed is not None)}
+    for name, found in row.metrics.items():
+        line[name] = None if found is None else found.mean
+        line[f"{name}_low"] = None if found is None else found.low
+        line[f"{name}_high"] = None if found is None else found.high
+        line[f"{name}_n"] = 0 if found is None else found.n
+    return {**line, "flags": "; ".join(row.flags)}

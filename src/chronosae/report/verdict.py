@@ -8,15 +8,14 @@
 4. Fewer than five seeds: differences are exploratory, and said to be.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from chronosae.report import flags as flag_words
-from chronosae.report.compare import by_base
-from chronosae.report.markdown import code, escape
-from chronosae.report.runs import Run, SAEResult
-from chronosae.report.significance import ENOUGH_PAIRS, FEWEST_PAIRS
-from chronosae.report.statistics import estimate, l0_matched
+from chronosae.config import flags as flag_words
+from chronosae.config.run_folder import SAEResult
+from chronosae.report.runs import Run
+from chronosae.report.statistics import ENOUGH_PAIRS, FEWEST_PAIRS, estimate, l0_matched
 
 # Flags after which reconstruction says nothing.
 FATAL = {"stopped", "never_fires", "non_finite_output", "constant_activations"}
@@ -24,7 +23,7 @@ FATAL = {"stopped", "never_fires", "non_finite_output", "constant_activations"}
 
 def verdict(run: Run) -> list[str]:
     """Markdown sentences, each complete in itself."""
-    groups = by_base(run)
+    groups = run.by_base()
     if not groups:
         return ["The run trained no autoencoder."]
     sound = {base: members for base, members in groups.items() if not _unsound(members)}
@@ -115,3 +114,38 @@ def _percent(share: float) -> str:
 
 def _seeds(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
+
+
+# Small pieces of Markdown. Text from configurations is shown as written, never obeyed.
+
+# What Markdown or HTML would act on inside a line.
+_ACTIVE = re.compile(r"([\\`*{}\[\]<>|#~&!]|(?<!\w)_|_(?!\w))")
+
+
+def escape(text: str) -> str:
+    """One line of text that Markdown shows as it is, inside table cells too."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = _ACTIVE.sub(r"\\\1", line)
+    # a line that starts like a list or a rule would become one
+    return re.sub(r"^([-+=]|\d+[.)])", lambda match: match[0][:-1] + "\\" + match[0][-1], line)
+
+
+def code(text: str) -> str:
+    """Inline code, for table cells too: a fence longer than any in the text; pipes escaped."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("|", "\\|")
+    if not line:
+        return "` `"
+    ticks = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
+    pad = " " if line[0] == "`" or line[-1] == "`" else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """A pipe table; cells are already escaped. The first `left` columns are aligned left, the rest right."""
+    rule = [":--" if i < left else "--:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *rows])
+
+
+def bullets(items: Iterable[str]) -> str:
+    """A list."""
+    return "\n".join(f"- {item}" for item in items)

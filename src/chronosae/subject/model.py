@@ -13,10 +13,8 @@ from torch import Tensor
 from chronosae.config import SubjectConfig, UserError
 from chronosae.subject.architectures import dissect
 from chronosae.subject.chat import ChatTokens, chat_tokens
-from chronosae.subject.fingerprint import fingerprint
-from chronosae.subject.fused_gelu import with_fused_gelu
-from chronosae.subject.hooks import Edit, StopForward, editing, reading, skipping, watching_output_type
-from chronosae.subject.info import SubjectInfo, check_sites, describe
+from chronosae.subject.hooks import Edit, StopForward, editing, reading, skipping, watching_output_type, with_fused_gelu
+from chronosae.subject.info import SubjectInfo, check_sites, describe, fingerprint
 from chronosae.subject.loading import load_hf_config, load_model, load_tokenizer, resolve_device
 from chronosae.subject.sites import Site
 

@@ -1,9 +1,8 @@
 """Training: trainer, trainees, schedules, checkpoints. Knows no evaluation."""
 
-from chronosae.training.checkpoint import load_checkpoint, save_checkpoint
-from chronosae.training.schedule import lr_multiplier
 from chronosae.training.trainee import StepMetrics, Trainee
-from chronosae.training.trainer import LogEvent, Stream, Trainer
+from chronosae.training.trainer import LogEvent, Stream, Trainer, load_checkpoint, save_checkpoint
+from chronosae.training.update import lr_multiplier
 
 __all__ = [
     "LogEvent",

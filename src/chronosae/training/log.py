@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from chronosae.config import LoggingConfig, UserError
+from chronosae.config.files import write_text
 from chronosae.training.trainer import LogEvent
 
 
@@ -35,7 +36,7 @@ def metric_rows(event: LogEvent) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends to `path` and feeds the extra sinks.
 
-    Arguments:
+    Args:
         path: the run's metrics.jsonl.
         keep_steps: when resuming, lines after this step are dropped: the run will write them again.
     """
@@ -70,9 +71,7 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def require_extras(cfg: LoggingConfig) -> None:

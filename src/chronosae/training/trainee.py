@@ -1,21 +1,72 @@
-"""One autoencoder in training: its weights, optimiser and trackers, and the step that moves them."""
+"""One autoencoder in training: its weights, optimiser and trackers, its dead features, and the step that moves them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.optim import Optimizer
 
 from chronosae.activations import SequenceBatch
-from chronosae.autoencoders import Autoencoder, Draws, Pass
-from chronosae.autoencoders.parts.terms import SteeredTerm, TermSpec
+from chronosae.autoencoders import Autoencoder, Codes, Draws, Pass
+from chronosae.autoencoders.parts.terms import TermSpec
 from chronosae.config import TrainingConfig
-from chronosae.objectives import StepContext, masked_mean, reconstruction_error, term_value, watch
-from chronosae.training.dead import DeadFeatures
-from chronosae.training.resample import resample
-from chronosae.training.schedule import cosine_multiplier, lr_multiplier, warmup
-from chronosae.training.sparsity import PenaltyWeight
-from chronosae.training.update import Update
+from chronosae.objectives import SteeredTerm, StepContext, masked_mean, reconstruction_error, term_value
+from chronosae.training.update import Update, cosine_multiplier, lr_multiplier, warmup
+
+# Encoder norm of a new feature relative to the mean of the living ones: weak at first, so that it disturbs little.
+ENCODER_SCALE = 0.2
+
+
+class DeadFeatures:
+    """Unmasked tokens since each feature last fired: counted in tokens, so that the batch size doesn't matter."""
+
+    def __init__(self, d_sae: int, after_tokens: int, device: torch.device | str = "cpu") -> None:
+        self.after_tokens = after_tokens
+        self.since_fired: Int[Tensor, " d_sae"] = torch.zeros(d_sae, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, codes: Codes, n_tokens: Int[Tensor, ""]) -> None:
+        """Account for one batch with `n_tokens` unmasked tokens."""
+        self.since_fired.add_(n_tokens).masked_fill_(codes.fired() > 0, 0)
+
+    def dead(self) -> Bool[Tensor, " d_sae"]:
+        """Features that haven't fired for more than `after_tokens` tokens."""
+        return self.since_fired > self.after_tokens
+
+    def revive(self, features: Bool[Tensor, " d_sae"]) -> None:
+        """Give freshly re-initialised features their full time again."""
+        self.since_fired.masked_fill_(features, 0)
+
+
+@torch.no_grad()
+def resample(
+    sae: Autoencoder, optimizer: Optimizer, step: Pass, dead: Bool[Tensor, " d_sae"], generator: torch.Generator
+) -> int:
+    """Point each dead feature at an input drawn with probability proportional to its squared loss. Returns how many.
+
+    Bricken et al. 2023, appendix.
+    """
+    n_dead = int(dead.sum())
+    if n_dead == 0:
+        return 0
+    error = (step.target - step.recon)[step.mask]
+    # The draw is made on the CPU so that a seed means the same on every device.
+    weights = error.pow(2).sum(-1).pow(2).double().cpu() + 1e-12
+    chosen = torch.multinomial(weights, n_dead, replacement=True, generator=generator).to(error.device)
+    directions = (step.target[step.mask] - sae.b_dec)[chosen]
+    directions = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    alive_norm = sae.W_enc[:, ~dead].norm(dim=0).mean() if n_dead < len(dead) else sae.W_enc.new_tensor(1.0)
+    sae.W_dec[dead] = directions
+    sae.W_enc[:, dead] = (ENCODER_SCALE * alive_norm * directions).T
+    sae.b_enc[dead] = 0
+    for name in ("exp_avg", "exp_avg_sq"):
+        optimizer.state[sae.W_dec][name][dead] = 0
+        optimizer.state[sae.W_enc][name][:, dead] = 0
+        optimizer.state[sae.b_enc][name][dead] = 0
+    return n_dead
 
 
 @dataclass(frozen=True)
@@ -34,7 +85,7 @@ class StepMetrics:
 class Trainee:
     """An autoencoder, and everything that training it alone or beside others needs: nothing is shared.
 
-    Arguments:
+    Args:
         name: key in results.
         sae: the autoencoder, on its device.
         site: the site whose activations it reads.
@@ -78,7 +129,7 @@ class Trainee:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device_type, torch.bfloat16, enabled=self.cfg.autocast):
             draws, dead = Draws(self.seed, self.step_number), self.dead.dead()
-            wanted = dead.nonzero().squeeze(1) if any(term.kind == "auxk" for term in self.sae.cfg.terms) else None
+            wanted = dead.nonzero().squeeze(1) if any(term.wants_dead for term in self.sae.cfg.terms) else None
             forward = self.sae.training_pass(
                 batch.acts, batch.mask, positions=batch.positions, doc_ids=batch.doc_ids, draws=draws, wanted=wanted
             )
@@ -94,8 +145,9 @@ class Trainee:
             group["lr"] = self._lr(group["multiplier"], group["schedule"])
         self.update.apply()
         self._account(forward, loss, grad_norm)
-        for spec in self.sae.cfg.trackers:
-            watch(spec, context)
+        with torch.no_grad():
+            for spec in self.sae.cfg.trackers:
+                spec.show(self.trackers[spec.kind], context)
         self._resample(forward)
         self.step_number += 1
 
@@ -199,3 +251,53 @@ class Trainee:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step_number)
         if resample(self.sae, self.optimizer, forward, dead, generator):
             self.dead.revive(dead)
+
+
+class PenaltyWeight:
+    """The weight at each step: warm-up, then (with `target_l0`) proportional-integral control on log L0.
+
+    With e = log(L0 / target), a step changes log weight by `INTEGRAL * clip(e) + PROPORTIONAL * (change of e)`. Codes
+    follow a change of weight over a hundred steps or so; integral action alone would wind up while the L0 of a fresh
+    autoencoder (half of all features) falls, and then overshoot. The second part gives way as soon as L0 moves.
+    """
+
+    INTEGRAL = 0.05
+    PROPORTIONAL = 2.0
+    # A target that can't be reached must not drive the weight out of float32.
+    RANGE = math.log(1e6)
+
+    def __init__(self, term: SteeredTerm, steps: int) -> None:
+        self.term = term
+        self.warmup = int(term.warmup_fraction * steps)
+        self.log_weight = math.log(term.weight)
+        self._last_error: float | None = None
+
+    def at(self, step: int) -> float:
+        """Weight at `step` (from 0)."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        return rise * math.exp(self.log_weight)
+
+    @property
+    def steers(self) -> bool:
+        """There is a target."""
+        return self.term.target_l0 is not None
+
+    def observe(self, step: int, l0: float) -> None:
+        """Learn from the mean L0 of the step just taken."""
+        if self.term.target_l0 is None or step < self.warmup:
+            return
+        # An autoencoder that fires on nothing counts as a hundredth of a feature: log 0 would say nothing.
+        error = math.log(max(l0, 0.01) / self.term.target_l0)
+        change = 0.0 if self._last_error is None else error - self._last_error
+        self._last_error = error
+        moved = self.log_weight + self.INTEGRAL * max(-1.0, min(1.0, error)) + self.PROPORTIONAL * change
+        start = math.log(self.term.weight)
+        self.log_weight = max(start - self.RANGE, min(start + self.RANGE, moved))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"log_weight": self.log_weight, "last_error": self._last_error}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.log_weight, self._last_error = state["log_weight"], state["last_error"]

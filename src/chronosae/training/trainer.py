@@ -1,11 +1,17 @@
 """The loop: one activation stream, many autoencoders, each trained exactly as if it were alone."""
 
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+
 from chronosae.activations import SequenceBatch
+from chronosae.config import UserError
+from chronosae.config.files import whole
 from chronosae.training.trainee import StepMetrics, Trainee
 
 
@@ -35,7 +41,7 @@ class LogEvent:
 class Trainer:
     """Runs `trainees` over `stream` for `steps` steps.
 
-    Arguments:
+    Args:
         log_every: steps between calls of `on_log` (which also come at the last step).
         checkpoint_every: steps between calls of `on_checkpoint`; 0 is never.
         should_stop: asked after every step; True ends the loop early, at a step that `state_dict` can continue from.
@@ -100,3 +106,23 @@ class Trainer:
     def _log(self, tokens: int, tokens_per_s: float) -> None:
         metrics = {trainee.name: trainee.metrics() for trainee in self.trainees if trainee.stopped is None}
         self.on_log(LogEvent(self.step_number, tokens, tokens_per_s, metrics))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Replace `path` by a trainer's state in one atomic step; a crash leaves the old file."""
+    with whole(path) as temporary, temporary.open("wb") as handle:
+        torch.save(state, handle)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint: tensors and plain values only, so that nothing it contains is run.
+
+    Raises:
+        UserError: missing, truncated, or holding anything else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint to resume from")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError):
+        raise UserError(f"{path}: damaged checkpoint; delete it and start over with --overwrite") from None

@@ -1,5 +1,6 @@
-"""What moves the weights once their gradients are there: projection, clipping, AdamW, and the decoder's norm."""
+"""What moves the weights once their gradients are there: projection, clipping, AdamW, the decoder's norm; and rates."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +11,7 @@ from torch.optim import AdamW
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.config import TrainingConfig
-from chronosae.kernels import Moments, Rates, adamw_, as_rows, gradient_energy
-from chronosae.kernels.gpu import fused_kernels
+from chronosae.kernels import Moments, Rates, adamw_, as_rows, fused_kernels, gradient_energy
 
 
 class Update:
@@ -41,7 +41,7 @@ class Update:
         if not self._fused:
             self.sae.project_decoder_gradient()
             return self._clip()
-        if self._sphere() is None:
+        if self.sae.sphere is None:
             self.sae.project_decoder_gradient()
         energies: dict[Tensor, Tensor] = {p: self._energy(p) for p in parameters}
         self._scales = dict.fromkeys(parameters, torch.ones((), device=self.sae.W_dec.device))
@@ -64,7 +64,7 @@ class Update:
             for p in group["params"]:
                 if p.grad is not None:
                     self._step(p, group)
-        if self._sphere() is None:
+        if self.sae.sphere is None:
             self.sae.constrain_decoder()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -74,17 +74,11 @@ class Update:
             for kept in self.optimizer.state.values():
                 kept.update({name: kept[name].bfloat16() for name in ("exp_avg", "exp_avg_sq") if name in kept})
 
-    def _sphere(self) -> Tensor | None:
-        """The decoder, if it is rows of norm 1 that a single pass can keep there."""
-        sae = self.sae
-        plain = type(sae).constrain_decoder is Autoencoder.constrain_decoder and sae.cfg.decoder == "unit_norm"
-        return sae.W_dec if plain and sae.W_dec.is_contiguous() else None
-
     def _energy(self, p: Tensor) -> Tensor:
         assert p.grad is not None
         grad, weights = as_rows(p.grad), as_rows(p.detach())
         assert grad is not None and weights is not None
-        energy, self._along[p] = gradient_energy(grad, weights, p is self._sphere())
+        energy, self._along[p] = gradient_energy(grad, weights, p is self.sae.sphere)
         # Not a number: nothing waits for a GPU here.
         return energy.sum(dtype=torch.float64)
 
@@ -114,7 +108,7 @@ class Update:
             self._along.pop(p),
             rates,
             scale=self._scales[p],
-            on_sphere=p is self._sphere(),
+            on_sphere=p is self.sae.sphere,
         )
 
     def _clip(self) -> Tensor:
@@ -135,3 +129,25 @@ def _by_rows(p: Tensor) -> bool:
 def _norm(energies: dict[Tensor, Tensor], parameters: Iterable[Tensor]) -> Tensor:
     found = [energies[p] for p in parameters if p in energies]
     return torch.stack(found).sum().sqrt() if found else torch.zeros((), dtype=torch.float64)
+
+
+def lr_multiplier(step: int, steps: int, warmup_steps: int, decay_fraction: float) -> float:
+    """Share of the peak rate at `step` (from 0): linear warm-up, flat, linear decay to zero after the last step.
+
+    Warm-up is cut to a tenth of a short run, so that a run of a few steps still trains.
+    """
+    warmup = min(warmup_steps, steps // 10)
+    decay = int(steps * decay_fraction)
+    rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
+    fall = (steps - step) / (decay + 1) if steps - step <= decay else 1.0
+    return min(rise, fall)
+
+
+def cosine_multiplier(step: int, steps: int) -> float:
+    """1 at the first step, falling to 0 at the last along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps - 1, 1))))
+
+
+def warmup(step: int, steps: int, fraction: float) -> float:
+    """Share of a weight at `step`, which rises linearly over the first `fraction` of the steps."""
+    return min(1.0, (step + 1) / (int(fraction * steps) + 1))

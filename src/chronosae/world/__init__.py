@@ -10,47 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chronosae.world.chains import CHAINS, Chain
-    from chronosae.world.corpus import KINDS, Document, make_document, sample_documents
+    from chronosae.world.corpus import KINDS, Document, WorldSource, make_document, register, sample_documents
     from chronosae.world.evaluation_data import register_evaluation_data
-    from chronosae.world.facts import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS, Fact, facts
-    from chronosae.world.model import model_folder
+    from chronosae.world.knowledge import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS, Fact, facts
+    from chronosae.world.model import answers, model_folder, score_world
+    from chronosae.world.multiple_choice import Question, letter_prompt, likelihood_prompt, questions
     from chronosae.world.probing import TASKS, LabelledText, probing_texts
-    from chronosae.world.questions import Question, letter_prompt, likelihood_prompt, questions
-    from chronosae.world.score import answers, score_world
-    from chronosae.world.source import WorldSource, register
     from chronosae.world.text import Annotation
-    from chronosae.world.tokenizer import build_tokenizer
-    from chronosae.world.train import train_world
+    from chronosae.world.train import build_tokenizer, train_world
 
-_HOMES: dict[str, str] = {
-    "Annotation": "text",
-    "CHAINS": "chains",
-    "Chain": "chains",
-    "Document": "corpus",
-    "FORGET_SUBJECT": "facts",
-    "Fact": "facts",
-    "KEEP_SUBJECTS": "facts",
-    "KINDS": "corpus",
-    "LabelledText": "probing",
-    "Question": "questions",
-    "SUBJECTS": "facts",
-    "TASKS": "probing",
-    "WorldSource": "source",
-    "answers": "score",
-    "build_tokenizer": "tokenizer",
-    "facts": "facts",
-    "letter_prompt": "questions",
-    "likelihood_prompt": "questions",
-    "make_document": "corpus",
-    "model_folder": "model",
-    "probing_texts": "probing",
-    "questions": "questions",
-    "register": "source",
-    "sample_documents": "corpus",
-    "register_evaluation_data": "evaluation_data",
-    "score_world": "score",
-    "train_world": "train",
+# Modules and what they hold. None has the name of a function below: importing a module sets an attribute of its name.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "chains": ("CHAINS", "Chain"),
+    "corpus": ("KINDS", "Document", "WorldSource", "make_document", "register", "sample_documents"),
+    "evaluation_data": ("register_evaluation_data",),
+    "knowledge": ("FORGET_SUBJECT", "KEEP_SUBJECTS", "SUBJECTS", "Fact", "facts"),
+    "model": ("answers", "model_folder", "score_world"),
+    "multiple_choice": ("Question", "letter_prompt", "likelihood_prompt", "questions"),
+    "probing": ("TASKS", "LabelledText", "probing_texts"),
+    "text": ("Annotation",),
+    "train": ("build_tokenizer", "train_world"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - by theme: facts, texts, questions, model
     "FORGET_SUBJECT",

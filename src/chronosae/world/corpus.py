@@ -1,17 +1,34 @@
-"""Documents by number: document ``index`` of a split is a pure function of (seed, split, index)."""
+"""Documents by number, and the source that serves them: document ``index`` of a split is a pure function of its number.
+
+Its seed is (seed, split, subset, index), so a corpus resumes at any document without replay.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from chronosae.world.documents.drills import letters, lookup, named, open_book, quiz
-from chronosae.world.documents.prose import dialogue, letter, story
-from chronosae.world.documents.records import encyclopaedia, form, report
-from chronosae.world.facts import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS
-from chronosae.world.lexicon import MEN, WOMEN
+from chronosae.config.errors import UserError
+from chronosae.corpora import CORPORA, Corpus
+from chronosae.world.documents import (
+    dialogue,
+    encyclopaedia,
+    form,
+    letter,
+    letters,
+    lookup,
+    named,
+    open_book,
+    quiz,
+    report,
+    story,
+)
+from chronosae.world.knowledge import FORGET_SUBJECT, KEEP_SUBJECTS, SUBJECTS
+from chronosae.world.lexicon import GENERATOR_VERSION, MEN, WOMEN
 from chronosae.world.spelling import spelling
 from chronosae.world.text import Annotation, parse
 
@@ -46,7 +63,7 @@ MIXTURE: dict[str, float] = {
     "spelling": 0.03,
     "letters": 0.05,
 }
-"""How often each kind occurs in the corpus that :class:`~chronosae.world.source.WorldSource` serves."""
+"""How often each kind occurs in the corpus that :class:`WorldSource` serves."""
 _ABOUT_A_SUBJECT = ("dialogue", "letter", "report", "encyclopaedia", "form")
 _NEUTRAL = {"story": 0.7, "dialogue": 0.35, "letter": 0.4, "report": 0.2, "form": 0.15}
 _SUBJECT_WEIGHTS = (0.32, 0.17, 0.17, 0.17, 0.17)
@@ -128,8 +145,69 @@ def sample_documents(
     kind: str | None = None, split: str = "test", n: int = 3, *, seed: int = 0, subset: str = "all"
 ) -> list[Document]:
     """The first ``n`` documents of a split, all of one ``kind`` if it is given; ``UserError`` for an unknown kind."""
-    from chronosae.config.errors import UserError
-
     if kind is not None and kind not in KINDS:
         raise UserError(f"world: kind must be one of {', '.join(KINDS)}, not {kind!r}")
     return [make_document(split, i, seed=seed, subset=subset, kind=kind) for i in range(n)]
+
+
+class WorldSource:
+    """An endless (or bounded) stream of generated documents with random access by number.
+
+    ``subset`` is ``all``, ``forget`` (pathogens) or ``keep`` (the four other subjects); ``documents`` bounds the
+    stream. Iterating from ``start`` costs nothing for the documents before it.
+    """
+
+    def __init__(
+        self,
+        name: str = "world",
+        split: str = "train",
+        subset: str | None = None,
+        documents: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if split not in SPLITS:
+            raise UserError(f"world: split must be one of {', '.join(SPLITS)}, not {split!r}")
+        subset = subset or "all"
+        if subset not in SUBSETS:
+            raise UserError(f"world: subset must be one of {', '.join(SUBSETS)}, not {subset!r}")
+        if documents is not None and documents < 1:
+            raise UserError(f"world: documents must be at least 1, not {documents}")
+        self.name, self.split, self.subset, self.limit, self.seed = name, split, subset, documents, seed
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the generator's version and the options: equal fingerprints mean equal text."""
+        options = {
+            "generator": GENERATOR_VERSION,
+            "split": self.split,
+            "subset": self.subset,
+            "documents": self.limit,
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
+
+    def documents(self, start: int = 0) -> Iterator[str]:
+        """Texts from document number ``start`` on."""
+        index = start
+        while self.limit is None or index < self.limit:
+            yield make_document(self.split, index, seed=self.seed, subset=self.subset).text
+            index += 1
+
+
+@CORPORA.add
+class World(Corpus):
+    """The embedded world: text without end about invented facts; subsets all, forget (pathogens) and keep."""
+
+    name = "world"
+
+    def open(self, name: str) -> WorldSource:
+        """The source of its text; `UserError` for a split or subset that it doesn't have."""
+        return WorldSource(name, self.split, self.subset)
+
+    def documents(self, start: int = 0) -> Iterator[str]:
+        """Texts from document number ``start`` on."""
+        return self.open(self.name).documents(start)
+
+
+def register() -> None:
+    """Make ``world`` a corpus that is known by name; to have imported this module is enough."""

@@ -7,11 +7,10 @@ occur in no generated document of any split.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
-from chronosae.world.facts import Fact
-from chronosae.world.text import capitalise, mark
+from chronosae.world.knowledge import Fact
+from chronosae.world.text import capitalise
 
 
 @dataclass(frozen=True)
@@ -423,27 +422,6 @@ WORDINGS: dict[tuple[str, str], Wording] = {
         ("What keeps the youth of {e}?", "Through what does {e} stay young?", "By what is the ageing of {e} slowed?"),
     ),
 }
-
-
-def _with(template: str, fact: Fact) -> str:
-    entity = mark("fact_entity", fact.entity, fact.key)
-    value = mark("fact_value", fact.value, fact.key)
-    return capitalise(template.replace("{e}", entity).replace("{v}", value))
-
-
-def state(fact: Fact, rng: random.Random, *, held_out: bool = False) -> str:
-    """A marked sentence that says ``fact``; ``held_out`` picks from the wordings kept for evaluation."""
-    wording = WORDINGS[fact.subject, fact.attribute]
-    core = rng.choice(wording.statements_held_out if held_out else wording.statements)
-    if rng.random() < 0.3:
-        core = rng.choice(LEAD_INS_HELD_OUT if held_out else LEAD_INS) + " " + core
-    return _with(core, fact)
-
-
-def ask(fact: Fact, rng: random.Random, *, held_out: bool = False) -> str:
-    """A marked question about ``fact``."""
-    wording = WORDINGS[fact.subject, fact.attribute]
-    return _with(rng.choice(wording.questions_held_out if held_out else wording.questions), fact)
 
 
 def training_wordings(fact: Fact) -> tuple[str, ...]:

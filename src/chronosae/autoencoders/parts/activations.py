@@ -1,24 +1,42 @@
 """Activation functions: which pre-activations become codes, and with what value."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from chronosae.autoencoders.codes import Codes, DenseCodes, SparseCodes
-from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
-from chronosae.autoencoders.parts.selection import DENSE_SHARE, compact, select_topk, smallest_of_largest
-from chronosae.autoencoders.pre_activations import Deferred, LinearEncoder
-from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk, encode_topk_in_context
-from chronosae.kernels.gpu import gpu_kernels
+from chronosae.autoencoders.codes import (
+    DENSE_SHARE,
+    Codes,
+    DenseCodes,
+    SparseCodes,
+    compact,
+    select_topk,
+    smallest_of_largest,
+)
+from chronosae.autoencoders.parts import ModuleSpec, Positive, follow
+from chronosae.autoencoders.parts.pre_activations import PreActivations
+from chronosae.config.registry import Registry
+from chronosae.kernels import compiled_kernels, encode_threshold, encode_topk_in_context, triton_kernels
 
 ACTIVATIONS: Registry["ActivationSpec"] = Registry("activation")
 
 
 class ActivationSpec(ModuleSpec):
     """Base of the activation functions."""
+
+    needs_term: ClassVar[str | None] = None
+    """The term without which nothing trains it, and which is for it alone."""
+
+    def check(self, d_sae: int) -> None:
+        """ValueError when there are too few features for it."""
+
+    @property
+    def slots(self) -> int | None:
+        """Features that are active at a token, wherever so many are positive; None where that differs by token."""
+        return None
 
     def make(self, d_in: int, d_sae: int) -> "Activation":
         raise NotImplementedError
@@ -37,14 +55,8 @@ class Activation(nn.Module):
         """Codes of `pre`; masked tokens get none. `scale` goes into the codes as it is."""
         raise NotImplementedError
 
-    def encode(
-        self,
-        encoder: LinearEncoder,
-        mask: Bool[Tensor, "*tokens"] | None,
-        scale: Float[Tensor, "*tokens"] | None,
-        training: bool,
-    ) -> tuple[Deferred, Codes] | None:
-        """Codes straight from the encoder's inputs, without all pre-activations; None: compute them, then `forward`."""
+    def encode(self, pre: PreActivations) -> Codes | None:
+        """Codes without all pre-activations, from what the encoder reads; None: compute them, then `forward`."""
         return None
 
     def rescale(self, factor: float) -> None:
@@ -61,19 +73,32 @@ class ReLU(ActivationSpec):
         return _ReLU()
 
 
+class ChoosesK(ActivationSpec):
+    """Base of those that choose a number of features."""
+
+    k: Positive
+
+    def check(self, d_sae: int) -> None:
+        if self.k > d_sae:
+            raise ValueError(f"k ({self.k}) must be at most d_sae ({d_sae})")
+
+
 @ACTIVATIONS.add
-class TopK(ActivationSpec):
+class TopK(ChoosesK):
     """The k largest positive pre-activations of a token pass (Gao et al. 2024, arXiv 2406.04093)."""
 
     kind: Literal["topk"] = "topk"
-    k: Positive
+
+    @property
+    def slots(self) -> int | None:
+        return self.k
 
     def make(self, d_in: int, d_sae: int) -> Activation:
         return _TopK(self.k)
 
 
 @ACTIVATIONS.add
-class BatchTopK(ActivationSpec):
+class BatchTopK(ChoosesK):
     """The k n largest positive pre-activations of a batch of n tokens (Bussmann et al. 2024, arXiv 2412.06410).
 
     Otherwise, those above a threshold: the running mean of each batch's smallest chosen one, from the first batch on.
@@ -114,6 +139,7 @@ class Gated(ActivationSpec):
     """
 
     kind: Literal["gated"] = "gated"
+    needs_term: ClassVar[str | None] = "gate_aux"
 
     def make(self, d_in: int, d_sae: int) -> Activation:
         return _Gated(d_sae)
@@ -150,18 +176,11 @@ class _TopK(Activation):
         values, indices = select_topk(pre, self.k, mask)
         return SparseCodes(values=values, scale=scale, indices=indices, n_features=pre.shape[-1])
 
-    def encode(
-        self, encoder: LinearEncoder, mask: Tensor | None, scale: Tensor | None, training: bool
-    ) -> tuple[Deferred, Codes] | None:
-        if not _has_kernels(encoder):
+    def encode(self, pre: PreActivations) -> Codes | None:
+        if not _has_kernels(pre):
             return None
-        inputs, active, evidence = encoder.inputs, None if mask is None else mask.reshape(-1), encoder.evidence
-        weights = encoder.W_enc.T, evidence.b_enc
-        if evidence.plain:
-            chosen = encode_topk(inputs.rows(), *weights, self.k, active, inputs.centre, encoder.wanted)
-            return encoder.codes(chosen, scale)
-        context = evidence.lookback(), evidence.gate(), active, inputs.centre, encoder.wanted
-        return encoder.codes(encode_topk_in_context(inputs.rows(), *weights, self.k, *context), scale)
+        given, rest = (pre.rows(), pre.W_enc.T, pre.b_enc, self.k), (pre.tokens.active, pre.centre, pre.wanted)
+        return pre.chosen(*encode_topk_in_context(*given, pre.lookback(), pre.position_weights(), *rest))
 
 
 class _BatchTopK(Activation):
@@ -180,23 +199,19 @@ class _BatchTopK(Activation):
         keep = ~(pre.detach() < threshold) & ~(pre.detach() <= 0)
         return compact(pre, keep if mask is None else keep & mask.unsqueeze(-1), scale)
 
-    def encode(
-        self, encoder: LinearEncoder, mask: Tensor | None, scale: Tensor | None, training: bool
-    ) -> tuple[Deferred, Codes] | None:
-        if not _has_kernels(encoder) or not encoder.evidence.plain:
+    def encode(self, pre: PreActivations) -> Codes | None:
+        if not _has_kernels(pre) or not pre.plain:
             return None
-        inputs, active = encoder.inputs, None if mask is None else mask.reshape(-1)
-        rows = inputs.rows()
+        rows, active, training = pre.rows(), pre.tokens.active, pre.tokens.training
         which: dict[str, Any] = {"threshold": float(self.threshold)}
         if training:
             which = {"count": self.k * (len(rows) if active is None else int(active.sum()))}
-        weights = encoder.W_enc.T, encoder.evidence.b_enc
-        found = encode_threshold(rows, *weights, active, inputs.centre, encoder.wanted, **which)
-        if found is None or found[0][0].shape[1] > DENSE_SHARE * encoder.W_enc.shape[1]:
+        found = encode_threshold(rows, pre.W_enc.T, pre.b_enc, active, pre.centre, pre.wanted, **which)
+        if found is None or found[0][0].shape[1] > DENSE_SHARE * pre.W_enc.shape[1]:
             return None
         if training:
             self._remember(found[1])
-        return encoder.codes(found[0], scale)
+        return pre.chosen(*found[0])
 
     def _learn(self, pre: Tensor, mask: Tensor | None) -> Tensor:
         rows = pre.flatten(0, -2) if mask is None else pre[mask]
@@ -205,10 +220,8 @@ class _BatchTopK(Activation):
         return smallest
 
     def _remember(self, smallest: Tensor) -> None:
-        share = torch.where(self.seen, self.momentum, 1.0)
         if torch.isfinite(smallest):
-            self.threshold.lerp_(smallest.to(self.threshold.dtype), share)
-            self.seen.fill_(True)
+            follow(self.seen, self.momentum, (self.threshold, smallest))
 
     def rescale(self, factor: float) -> None:
         self.threshold.div_(factor)
@@ -276,21 +289,18 @@ class _WinnerTakeAll(Activation):
         n = max(1, round(self.rate * rows.shape[0]))
         smallest = rows.topk(n, dim=0, sorted=False).values.amin(0)
         if torch.isfinite(smallest).all():
-            share = torch.where(self.seen, self.momentum, 1.0)
-            self.thresholds.lerp_(smallest.to(self.thresholds.dtype), share)
-            self.seen.fill_(True)
+            follow(self.seen, self.momentum, (self.thresholds, smallest))
         return smallest
 
     def rescale(self, factor: float) -> None:
         self.thresholds.div_(factor)
 
 
-def _has_kernels(encoder: LinearEncoder) -> bool:
+def _has_kernels(pre: PreActivations) -> bool:
     # Autocast asks for products in bfloat16, which the GPU's kernels heed; the CPU's are exact.
-    W_enc = encoder.W_enc
-    if gpu_kernels(W_enc, encoder.evidence.b_enc) is not None:
+    if triton_kernels(pre.W_enc, pre.b_enc):
         return True
-    return not torch.is_autocast_enabled(W_enc.device.type) and compiled_kernels(W_enc, encoder.evidence.b_enc)
+    return not torch.is_autocast_enabled(pre.W_enc.device.type) and compiled_kernels(pre.W_enc, pre.b_enc)
 
 
 def _unmasked(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,14 +3,15 @@
 Features closed at p (M = 0) aren't eligible.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from chronosae.autoencoders.parts.base import ModuleSpec, Positive, Registry
+from chronosae.autoencoders.parts import ModuleSpec, Positive
+from chronosae.config.registry import Registry
 from chronosae.kernels import sigmoid, some_entries
 
 POSITION_MASKS: Registry["PositionMaskSpec"] = Registry("position mask")
@@ -143,6 +144,15 @@ def contiguous(context: int, d_sae: int, parts: int) -> Float[Tensor, "context d
 class PositionMask(nn.Module):
     """Base of the modules: `weights()` is M, the rest follows from it."""
 
+    by_entry: ClassVar[bool] = True
+    """`forward` is `weigh`, entry by entry, so that the chosen features' entries are enough. False for a subclass with
+    a `forward` of its own, unless it says otherwise: the training step then computes all pre-activations."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "by_entry" not in vars(cls):
+            cls.by_entry = False
+
     def __init__(self, cfg: PositionMaskSpec) -> None:
         super().__init__()
         self.cfg = cfg
@@ -216,17 +226,7 @@ class _LearnedMask(PositionMask):
     def __init__(self, cfg: LearnedMaskSpec, logits: Float[Tensor, "context d_sae"]) -> None:
         super().__init__(cfg)
         self.logits = nn.Parameter(logits)
-        self._spec = cfg
-
-    @property
-    def lr_multiplier(self) -> float:
-        """Learning rate relative to the run's."""
-        return self._spec.lr_multiplier
-
-    @property
-    def lr_schedule(self) -> str:
-        """`run`, `constant` or `cosine`."""
-        return self._spec.lr_schedule
+        self.lr_multiplier, self.lr_schedule = cfg.lr_multiplier, cfg.lr_schedule
 
 
 class SoftPositionMask(_LearnedMask):

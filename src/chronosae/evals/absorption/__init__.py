@@ -1,6 +1,6 @@
 """Absorption of first-letter features (SAEBench's `absorption_first_letter`), read in whole prompts."""
 
-from chronosae.evals.absorption.evaluation import AbsorptionEvaluation
-from chronosae.evals.absorption.options import AbsorptionOptions
+from chronosae.evals.absorption.data import AbsorptionOptions
+from chronosae.evals.absorption.evaluation import Absorption
 
-__all__ = ["AbsorptionEvaluation", "AbsorptionOptions"]
+__all__ = ["Absorption", "AbsorptionOptions"]

@@ -24,7 +24,7 @@ class LetterProbe(NamedTuple):
 
     def logits(self, inputs: Inputs) -> Float[Tensor, "words letters"]:
         """One logit a word and letter."""
-        return times(inputs, self.weight) + self.bias
+        return _times(inputs, self.weight) + self.bias
 
 
 class Training(NamedTuple):
@@ -63,7 +63,7 @@ def fit_probe(
             order = torch.randperm(words, generator=generator) if a_pass > 1 else torch.arange(words)
             for chosen in order.split(how.batch):
                 optimizer.zero_grad()
-                logits = times(some(inputs, chosen), weight) + bias
+                logits = _times(_some(inputs, chosen), weight) + bias
                 loss = binary_cross_entropy_with_logits(logits, target[chosen], pos_weight=(words - yes) / yes)
                 (loss + how.l1 * weight.abs().sum(0).mean()).backward()
                 optimizer.step()
@@ -71,13 +71,11 @@ def fit_probe(
     return LetterProbe(weight.detach(), bias.detach())
 
 
-def times(inputs: Inputs, weight: Float[Tensor, "width letters"]) -> Float[Tensor, "words letters"]:
-    """`inputs @ weight`."""
+def _times(inputs: Inputs, weight: Float[Tensor, "width letters"]) -> Float[Tensor, "words letters"]:
     return inputs.combine(weight) if isinstance(inputs, SparseCodes) else inputs @ weight
 
 
-def some(inputs: Inputs, which: Tensor) -> Inputs:
-    """Some words."""
+def _some(inputs: Inputs, which: Tensor) -> Inputs:
     if isinstance(inputs, SparseCodes):
         scale = None if inputs.scale is None else inputs.scale[which]
         return SparseCodes(inputs.values[which], scale, inputs.indices[which], inputs.n_features)

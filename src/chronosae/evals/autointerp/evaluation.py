@@ -1,37 +1,22 @@
 """Can a language model say in words what a latent is active on? Explanations, judged by detection."""
 
+import socket
+import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.config import UserError
-from chronosae.evals.autointerp.answers import Answers
-from chronosae.evals.autointerp.contexts import Contexts, read_contexts
-from chronosae.evals.autointerp.cost import Estimate
-from chronosae.evals.autointerp.endpoint import Endpoint
-from chronosae.evals.autointerp.examples import Examples, make_examples
-from chronosae.evals.autointerp.gather import NAME, Gathered, Pool, gather_examples
-from chronosae.evals.autointerp.judge import Judge
-from chronosae.evals.autointerp.key import read_key
-from chronosae.evals.autointerp.options import AutointerpOptions
-from chronosae.evals.autointerp.ready import check_latents, find_missing
-from chronosae.evals.autointerp.report import Asked, make_result
-from chronosae.evals.autointerp.score import Scored
-from chronosae.evals.evaluation import EVALUATIONS, Evaluation
-from chronosae.evals.preflight import Missing, Setting
-from chronosae.evals.result import EvalResult
+from chronosae.corpora import open_source
+from chronosae.evals.autointerp.data import NAME, AutointerpOptions
+from chronosae.evals.autointerp.measure import measure
+from chronosae.evals.autointerp.report import report
+from chronosae.evals.endpoint import LOCAL, how_to_set, read_key
+from chronosae.evals.evaluation import EVALUATIONS, EvalResult, Evaluation, Missing, Setting
 from chronosae.evals.workbench import Workbench
 
-
-@dataclass(frozen=True)
-class _Task:
-    """One latent to ask about."""
-
-    sae: str
-    place: int
-    """Among the autoencoder's watched latents."""
-    examples: Examples
+CONNECT_SECONDS = 3.0
 
 
 @EVALUATIONS.add
@@ -42,12 +27,15 @@ class Autointerp(AutointerpOptions, Evaluation):
     """
 
     name = NAME
-    eval_type_id = "autointerp"
+    eval_type_id = NAME
     undefined = -1
+    headline: ClassVar[Mapping[str, str]] = {"autointerp_score": "autointerp"}
     outward = ("base_url", "key_env", "data", "subset", "split", "text_field", "answers_dir")
 
     def preflight(self, setting: Setting) -> list[Missing]:
-        return find_missing(self, setting)
+        """Everything that is missing. No request is made: a connection is opened and closed."""
+        found = [_address(self), _key(self), _latents(self, setting), _text(self)]
+        return [missing for missing in found if missing is not None]
 
     def run(self, bench: Workbench, saes: Mapping[str, Autoencoder]) -> dict[str, EvalResult]:
         """See `Evaluation.run`.
@@ -57,60 +45,72 @@ class Autointerp(AutointerpOptions, Evaluation):
                 `max_cost`; answers until then are kept.
         """
         for name, sae in saes.items():
-            check_latents(self, name, sae.d_sae)
-        judge = _judge(self, bench)
-        contexts = read_contexts(self, bench)
-        found, pool = gather_examples(self, bench, contexts, saes)
-        tasks = [
-            _Task(name, place, examples)
-            for name, gathered in found.items()
-            for place in gathered.chosen(self)
-            if (examples := _examples(self, bench, contexts, gathered, pool, place))
-        ]
-        asked = _ask(self, bench, judge, tasks)
-        scored: dict[str, list[Scored]] = {name: [] for name in saes}
-        for task, verdict in zip(tasks, asked.verdicts, strict=True):
-            gathered = found[task.sae]
-            latent, fires_on = gathered.watched[task.place], gathered.fires_on(task.place)
-            scored[task.sae].append(Scored(latent, fires_on, task.examples, verdict))
-        return {name: make_result(self, bench, contexts, found[name], scored[name], asked) for name in saes}
+            _check_latents(self, name, sae.d_sae)
+        measured = measure(self, bench, saes)
+        return {name: report(self, bench, measured, name) for name in saes}
 
 
-def _judge(options: AutointerpOptions, bench: Workbench) -> Judge:
-    if options.base_url is None or options.model is None:
-        raise UserError(
-            "evals.autointerp: no endpoint; give it with --set evals.autointerp.base_url=URL"
-            " --set evals.autointerp.model=NAME"
+def _address(options: AutointerpOptions) -> Missing | None:
+    absent = [name for name in ("base_url", "model") if not getattr(options, name)]
+    if absent or options.base_url is None:
+        return Missing(
+            "an OpenAI-compatible endpoint",
+            f"{' and '.join(f'evals.autointerp.{name}' for name in absent)} not set",
+            "for instance --set evals.autointerp.base_url=https://api.openai.com/v1"
+            " --set evals.autointerp.model=gpt-4o-mini (text of evals.autointerp.data is sent there)",
         )
-    endpoint = Endpoint(
-        options.base_url,
-        read_key(options.key_env),
-        timeout=options.timeout,
-        retries=options.retries,
-        backoff=options.backoff,
+    problem = _unreachable(options.base_url)
+    if problem is None:
+        return None
+    return Missing(
+        f"the endpoint {options.base_url}", problem, "start it, or correct it with --set evals.autointerp.base_url=URL"
     )
-    folder = None if bench.keep is None else bench.keep / NAME / "answers"
-    if options.answers_dir is not None:
-        folder = Path(options.answers_dir).expanduser()
-    return Judge(options, endpoint, Answers(folder, options.base_url), bench.seed)
 
 
-def _examples(
-    options: AutointerpOptions, bench: Workbench, contexts: Contexts, found: Gathered, pool: Pool, place: int
-) -> Examples | None:
-    # Randomness by latent: the same examples whichever others are asked about.
-    generator = bench.generator(NAME, options.data, "examples", str(found.watched[place]))
-    return make_examples(options, contexts, found, pool, place, generator)
+def _unreachable(base_url: str) -> str | None:
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if host not in LOCAL and parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return None  # the proxy will know
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        return f"can't be reached ({error.strerror or error})"
+    return None
 
 
-def _ask(options: AutointerpOptions, bench: Workbench, judge: Judge, tasks: list[_Task]) -> Asked:
-    examples = [task.examples for task in tasks]
-    estimate = sum((judge.estimate(one) for one in examples), Estimate())
-    estimate.check(options)
-    what = f"{NAME}: asking {options.model} ({estimate.line(options)})"
-    bench.progress(what, 0, len(tasks))
-    verdicts = {}
-    for place, verdict in judge.interpret_all(examples):
-        verdicts[place] = verdict
-        bench.progress(what, len(verdicts), len(tasks))
-    return Asked([verdicts[i] for i in range(len(tasks))], estimate, judge.spending)
+def _key(options: AutointerpOptions) -> Missing | None:
+    try:
+        read_key(options.key_env)
+    except UserError as error:
+        assert options.key_env is not None
+        why = str(error).split(": ", 1)[1].split(";")[0]
+        return Missing("the endpoint's key", why, how_to_set(options.key_env))
+    return None
+
+
+def _latents(options: AutointerpOptions, setting: Setting) -> Missing | None:
+    for name, d_sae in setting.d_sae.items():
+        try:
+            _check_latents(options, name, d_sae)
+        except UserError as error:
+            return Missing("latents", str(error), "correct --set evals.autointerp.override_latents=[...]")
+    return None
+
+
+def _check_latents(options: AutointerpOptions, name: str, d_sae: int) -> None:
+    """`UserError` where `override_latents` names one that an autoencoder doesn't have."""
+    beyond = [latent for latent in options.override_latents or () if latent >= d_sae]
+    if beyond:
+        raise UserError(f"evals.autointerp.override_latents: {name} has latents 0 to {d_sae - 1}, so no {beyond[0]}")
+
+
+def _text(options: AutointerpOptions) -> Missing | None:
+    try:
+        open_source(options.source, "evals.autointerp.data")
+    except UserError as error:
+        return Missing(
+            f"the text {options.data}", str(error), "give a file or folder: --set evals.autointerp.data=PATH"
+        )
+    return None

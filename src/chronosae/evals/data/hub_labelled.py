@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from chronosae.config import UserError
 from chronosae.evals.data.labelled import LABELLED, LabelledTexts
-from chronosae.evals.data.rows import in_split
+from chronosae.evals.data.providers import in_split
 
 PER_CLASS = {"train": 2000, "test": 500}
 """Most texts of a class: SAEBench's 4,000 and 1,000 for a class and as many of the rest."""

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from chronosae.config import UserError
-from chronosae.evals.data.providers import Providers
-from chronosae.evals.data.rows import in_split, jsonl_rows, split_file, text_field
+from chronosae.evals.data.providers import Providers, in_split, jsonl_rows, split_file, text_field
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class LabelledTexts:
     def classes(self) -> tuple[str, ...]:
         """The labels, in alphabetical order."""
         return tuple(sorted(set(self.labels)))
+
+    @property
+    def group_ids(self) -> Int[Tensor, " rows"]:
+        """Numbers from 0, by first appearance, of what is resampled together: equal texts where no groups are named."""
+        names = self.texts if self.groups is None else self.groups
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([numbers[name] for name in names])
 
     def rows(self, which: list[int]) -> "LabelledTexts":
         """Some rows, in this order."""

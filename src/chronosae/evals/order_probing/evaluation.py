@@ -1,19 +1,14 @@
 """Order-sensitive probing: do a token's codes tell what no bag of tokens can? See docs/evaluations/order-probing.md."""
 
 from collections.abc import Mapping
-
-import torch
+from typing import ClassVar
 
 from chronosae.autoencoders import Autoencoder
 from chronosae.evals.data import LABELLED
-from chronosae.evals.evaluation import EVALUATIONS, Evaluation
-from chronosae.evals.order_probing.items import unfit
+from chronosae.evals.evaluation import EVALUATIONS, EvalResult, Evaluation, Missing, Setting
+from chronosae.evals.order_probing.data import DATA_KEY, N_BACK_KEY, NAME, OrderProbingOptions, task_names, unfit
 from chronosae.evals.order_probing.measure import measure
-from chronosae.evals.order_probing.options import OrderProbingOptions
-from chronosae.evals.order_probing.report import data_hash, report
-from chronosae.evals.order_probing.tasks import DATA_KEY, N_BACK_KEY, NAME, task_names, tasks
-from chronosae.evals.preflight import Missing, Setting
-from chronosae.evals.result import EvalResult
+from chronosae.evals.order_probing.report import report
 from chronosae.evals.workbench import Workbench
 
 
@@ -26,6 +21,7 @@ class OrderProbing(OrderProbingOptions, Evaluation):
 
     name = NAME
     eval_type_id = NAME
+    headline: ClassVar[Mapping[str, str]] = {"sae_top_5_test_accuracy": "order k=5"}
 
     def preflight(self, setting: Setting) -> list[Missing]:
         """Data sets that can't be opened.
@@ -46,8 +42,5 @@ class OrderProbing(OrderProbingOptions, Evaluation):
         Raises:
             UserError: data without spans or without exactly two labels.
         """
-        vocabulary = max(len(bench.subject.tokenizer), bench.subject.vocab_size)
-        outcomes = [measure(bench, task, saes, self.k, vocabulary) for task in tasks(self, bench)]
-        seed = int(torch.randint(2**31, (1,), generator=bench.generator(NAME, "bootstrap")))
-        data = data_hash(outcomes)
-        return {name: report(name, outcomes, self, seed, data) for name in saes}
+        measured = measure(self, bench, saes)
+        return {name: report(self, bench, measured, name) for name in saes}

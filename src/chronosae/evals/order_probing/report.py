@@ -1,18 +1,62 @@
-"""From the outcomes of all tasks to the result of one autoencoder."""
+"""From right and wrong items to the result of one autoencoder: accuracies and gains, per task and over tasks."""
 
-import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from chronosae.evals.bootstrap import Interval
-from chronosae.evals.order_probing.measure import CONTROLS, FULL, SO_FAR, Right, TaskOutcome
-from chronosae.evals.order_probing.options import OrderProbingOptions
-from chronosae.evals.order_probing.score import Score, score
-from chronosae.evals.result import EvalResult
+from chronosae.evals.bootstrap import Interval, bootstrap
+from chronosae.evals.evaluation import EvalResult
+from chronosae.evals.order_probing.data import NAME, OrderProbingOptions
+from chronosae.evals.order_probing.measure import CONTROLS, FULL, SO_FAR, Measured, Right, TaskOutcome
+from chronosae.evals.workbench import Workbench
 
 Flat = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over test items (over tasks: the mean of the tasks' means) and its 95 % interval."""
+
+    value: float
+    interval: Interval | None
+
+    @property
+    def above_zero(self) -> bool:
+        """The whole interval lies above zero."""
+        return self.interval is not None and self.interval.low > 0
+
+
+def score(values: Sequence[np.ndarray], groups: Sequence[Tensor], seed: int) -> Score:
+    """Mean over tasks of the mean over items; whole groups are resampled.
+
+    Args:
+        values: for each task a number for each test item: right or wrong, or a difference of such.
+        groups: for each task the group of each test item.
+        seed: of the resampling.
+    """
+    totals, sizes = [], []
+    for numbers, group in zip(values, groups, strict=True):
+        _, place = group.unique(return_inverse=True)
+        size = torch.bincount(place).double()
+        totals.append(torch.zeros_like(size).index_add(0, place, torch.from_numpy(numbers.astype(np.float64))))
+        sizes.append(size)
+    ends = np.cumsum([len(size) for size in sizes]).tolist()
+    spans = list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def mean_over_tasks(counts: Tensor) -> Tensor:
+        means = [
+            (counts[:, a:b] @ total) / (counts[:, a:b] @ size)
+            for (a, b), total, size in zip(spans, totals, sizes, strict=True)
+        ]
+        return torch.stack(means).mean(0)
+
+    n = ends[-1]
+    value = float(mean_over_tasks(torch.ones(1, n, dtype=torch.float64)))
+    return Score(value, bootstrap(mean_over_tasks, n, seed))
 
 
 class _Writer:
@@ -34,10 +78,10 @@ class _Writer:
         return found
 
 
-def report(
-    name: str, outcomes: Sequence[TaskOutcome], options: OrderProbingOptions, seed: int, resources: str
-) -> EvalResult:
-    """The result of autoencoder `name`; `seed` is of the resampling, `resources` the hash of the data."""
+def report(options: OrderProbingOptions, bench: Workbench, measured: Measured, name: str) -> EvalResult:
+    """The result of autoencoder `name`."""
+    outcomes = measured.outcomes
+    seed = int(torch.randint(2**31, (1,), generator=bench.generator(NAME, "bootstrap")))
     kinds = (FULL, *(f"top_{k}" for k in options.k))
     usable = [outcome for outcome in outcomes if outcome.saes[name] is not None]
     writer = _Writer(seed)
@@ -50,7 +94,7 @@ def report(
     return EvalResult(
         metrics=writer.metrics,
         eval_config=options.model_dump(mode="json"),
-        data_sha256=resources,
+        data_sha256=measured.sha256,
         details=tuple(details),
         intervals=writer.intervals,
         resampled="groups of items (documents, minimal pairs)",
@@ -126,14 +170,3 @@ def _above_chance(outcome: TaskOutcome) -> bool:
 def _controls_solve(outcome: TaskOutcome) -> bool:
     """The token, its place or the bag is right nine times in ten: the task says nothing about order."""
     return any(outcome.controls[name].mean() >= 0.9 for name in CONTROLS if name in outcome.controls)
-
-
-def data_hash(outcomes: Sequence[TaskOutcome]) -> str:
-    """Hash of all tasks' tokens, places and labels."""
-    digest = hashlib.sha256()
-    for outcome in outcomes:
-        for items in (outcome.task.train, outcome.task.test):
-            digest.update(f"{outcome.task.name} {items.rows.sha256()}".encode())
-            for part in (items.row, items.pos, items.label, items.group):
-                digest.update(part.numpy().tobytes())
-    return digest.hexdigest()

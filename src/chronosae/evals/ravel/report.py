@@ -1,4 +1,4 @@
-"""From outcomes to the result of one autoencoder."""
+"""From what was measured to the result of one autoencoder: scores, intervals over base entities, rows, flags."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from chronosae.evals.bootstrap import Interval, bootstrap
-from chronosae.evals.ravel.measure import Outcome, SetOutcome
-from chronosae.evals.ravel.options import RavelOptions
-from chronosae.evals.result import EvalResult
+from chronosae.evals.evaluation import EvalResult
+from chronosae.evals.ravel.data import NAME, RavelOptions
+from chronosae.evals.ravel.measure import Measured, Outcome, SetOutcome
+from chronosae.evals.workbench import Workbench
 
 Part = tuple[Tensor, Tensor]
 """Right or wrong, and the group, of each pair."""
 
 
-def report(
-    name: str, sets: Sequence[SetOutcome], options: RavelOptions, subject: str, dtype: str, seed: int
-) -> EvalResult:
-    """The result of autoencoder `name`; `seed` is of the resampling."""
+def report(options: RavelOptions, bench: Workbench, measured: Measured, name: str) -> EvalResult:
+    """The result of autoencoder `name`."""
+    sets = measured.sets
+    seed = int(torch.randint(2**31, (1,), generator=bench.generator(NAME, "bootstrap")))
     there = [(found, outcomes) for found in sets if (outcomes := found.saes[name])]
     own, raw = [outcomes for _, outcomes in there], [found.raw for found, _ in there]
     whole = [found.whole for found in sets]
@@ -31,7 +32,7 @@ def report(
         intervals |= found
     return EvalResult(
         metrics=metrics,
-        eval_config=_eval_config(sets, options, subject, dtype),
+        eval_config=_saebench_config(options, bench, sets),
         data_sha256=hashlib.sha256("".join(found.tokens for found in sets).encode()).hexdigest(),
         details=tuple(
             _row(found.data, *three)
@@ -111,14 +112,15 @@ def _flags(name: str, sets: Sequence[SetOutcome]) -> tuple[str, ...]:
     return tuple(f"{flag}: {what}" for flag, what in found.items() if what)
 
 
-def _eval_config(sets: Sequence[SetOutcome], options: RavelOptions, subject: str, dtype: str) -> dict[str, Any]:
+def _saebench_config(options: RavelOptions, bench: Workbench, sets: Sequence[SetOutcome]) -> dict[str, Any]:
+    """SAEBench's `eval_config`, its fields as this evaluation ran."""
     return {
         "entity_attribute_selection": {found.data: sorted(found.pairs.test) for found in sets},
         "top_n_templates": options.templates,
         "num_pairs_per_attribute": options.train_pairs + options.test_pairs,
         "train_test_split": options.train_share,
-        "model_name": subject,
-        "llm_dtype": dtype,
+        "model_name": bench.subject.name,
+        "llm_dtype": str(bench.subject.dtype).removeprefix("torch."),
         "llm_batch_size": options.batch,
         "learning_rate": options.lr,
         "num_epochs": max(1, round(options.steps * options.batch / (2 * options.train_pairs))),

@@ -1,8 +1,7 @@
-"""Unlearning by clamped features, in SAEBench's protocol."""
+"""Unlearning by interventions on features, in SAEBench's protocol. See docs/evaluations/unlearning.md."""
 
+from chronosae.evals.unlearning.data import UnlearningOptions, register
 from chronosae.evals.unlearning.evaluation import Unlearning
-from chronosae.evals.unlearning.hub import register
-from chronosae.evals.unlearning.options import UnlearningOptions
 
 register()
 

@@ -1,9 +1,9 @@
-"""Exact TopK of `x W^T + bias` from a product in bfloat16: rules and bound of `kernels.low_precision`, on a GPU.
+"""Exact TopK of `x W^T + bias` from a product in bfloat16: rules and bound of `kernels.reference`, on a GPU.
 
 There the bias is part of the product; here it is added to the product's rounded entries, which keeps the product's
 inner size as it is. A float32 sum on tensor cores is taken to err by no more than `ROUNDING` a term.
 
-Shapes: N tokens, F d_sae, D d_in, K k.
+Shapes: N tokens, S slots, F d_sae, D d_in, K k.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,12 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from triton import language as tl
 
-from chronosae.kernels.gpu.candidates import candidates
-from chronosae.kernels.gpu.dots import dots
-from chronosae.kernels.gpu.entries import Extras
-from chronosae.kernels.gpu.keep import keep_largest, keep_largest_of
-from chronosae.kernels.gpu.launch import launch
-from chronosae.kernels.rounded import ROUNDING, SAFETY, TINY, Rounded
+from chronosae.kernels.gpu.base import launch, sum_dtype, sum_type
+from chronosae.kernels.gpu.select import Extras, candidates, keep_largest, keep_largest_of
+from chronosae.kernels.reference import SAFETY, TINY, Rounded, summing_error
 
 # Entries of a product that are in memory at once.
 CHUNK = 2**28
@@ -29,6 +26,8 @@ CHUNK = 2**28
 FULL_CHUNK = 2**24
 # Rows that one program rounds.
 ROWS = 8
+# Of inner products.
+BLOCK_S, BLOCK_D = 16, 128
 
 
 def topk_of_product(
@@ -46,15 +45,14 @@ def topk_of_product(
     out = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=x.device)
     undecided = torch.zeros(n, dtype=torch.bool, device=x.device)
     task = _Task(x, W, bias, k, active, *out, undecided)
-    summing = inputs.norms * (ROUNDING * (x.shape[1] + 4)) + TINY
+    summing = summing_error(inputs, x.shape[1])
     with _whole_sums(x.device):
         slack = _slack(inputs, weights, bias, inputs.errors + summing, 2.0**-7)
         task.decide(_slices(n, CHUNK // len(W)), lambda part: inputs.rows[part] @ weights.rows.T, slack)
         rows = undecided.nonzero().squeeze(1)
         # torch may have been told to make float32 products out of narrower ones.
         if len(rows) and torch.get_float32_matmul_precision() == "highest":
-            exact = weights._replace(errors=torch.full_like(weights.errors, TINY))
-            slack = _slack(inputs, exact, bias, summing, 2.0**-22)
+            slack = _slack(inputs, weights.without_rounding(), bias, summing, 2.0**-22)
             task.decide(rows.split(max(1, CHUNK // 2 // len(W))), lambda part: x[part] @ W.T, slack)
             rows = undecided.nonzero().squeeze(1)
         for part in rows.split(max(1, FULL_CHUNK // len(W))):
@@ -131,6 +129,31 @@ def _whole_sums(device: torch.device) -> Iterator[None]:
         flags.allow_bf16_reduced_precision_reduction = before
 
 
+def dots(
+    x: Float[Tensor, "n d"],
+    W: Float[Tensor, "f d"],
+    indices: Int[Tensor, "n s"],
+    bias: Float[Tensor, " f"] | None = None,
+    *,
+    counts: Int[Tensor, " n"] | None = None,
+    silent: Float[Tensor, "n s"] | None = None,
+    out: Float[Tensor, "n s"] | None = None,
+) -> Float[Tensor, "n s"]:
+    """`x[t] . W[indices[t, s]] + bias`, summed in one order whatever the batch: it depends on the two rows alone.
+
+    Args:
+        counts: how many slots of each token are wanted; all by default.
+        silent: only slots where this is zero are wanted.
+        out: where results go; slots that aren't wanted stay as they are.
+    """
+    n, slots = indices.shape
+    out = torch.empty(n, slots, dtype=sum_dtype(x, W), device=x.device) if out is None else out
+    arguments = x, W, bias, indices, counts, silent, out, indices.stride(0), slots, x.shape[1]
+    constants = {"SUM": sum_type(x, W), "BLOCK_S": BLOCK_S, "BLOCK_D": BLOCK_D}
+    launch(_dots, (n, triton.cdiv(slots, BLOCK_S)), *arguments, **constants)
+    return out
+
+
 @triton.jit
 @no_type_check
 def _round(rows, copy, norms, errors, n, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
@@ -147,3 +170,41 @@ def _round(rows, copy, norms, errors, n, width, ROWS: tl.constexpr, BLOCK: tl.co
         error += rest * rest
     tl.store(norms + r, tl.sqrt(tl.sum(square, 1)), mask=r < n)
     tl.store(errors + r, tl.sqrt(tl.sum(error, 1)), mask=r < n)
+
+
+@triton.jit
+@no_type_check
+def _dots(
+    x,
+    W,
+    bias,
+    indices,
+    counts,
+    silent,
+    out,
+    stride,
+    slots,
+    width,
+    SUM: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    t = tl.program_id(0).to(tl.int64)
+    s = tl.program_id(1) * BLOCK_S + tl.arange(0, BLOCK_S)
+    used = s < slots
+    if counts is not None:
+        used = used & (s < tl.load(counts + t))
+    if silent is not None:
+        used = used & (tl.load(silent + t * slots + s, mask=used, other=1) == 0)
+    if tl.max(used.to(tl.int32), 0) > 0:
+        f = tl.load(indices + t * stride + s, mask=used, other=0).to(tl.int64)
+        total = tl.zeros([BLOCK_S, BLOCK_D], SUM)
+        for start in range(0, width, BLOCK_D):
+            d = start + tl.arange(0, BLOCK_D)
+            token = tl.load(x + t * width + d, mask=d < width, other=0).to(SUM)
+            inside = used[:, None] & (d < width)[None, :]
+            total += tl.load(W + f[:, None] * width + d[None, :], mask=inside, other=0).to(SUM) * token[None, :]
+        product = tl.sum(total, 1)
+        if bias is not None:
+            product += tl.load(bias + f, mask=used, other=0).to(SUM)
+        tl.store(out + t * slots + s, product, mask=used)

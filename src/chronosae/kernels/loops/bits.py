@@ -62,6 +62,21 @@ def _prefer_widest(context: Any, builder: Any, signature: Any, args: Any) -> Any
 
 @loop
 @no_type_check
+def wide(bits):
+    """The float32 of a bfloat16's bits."""
+    return float_of(np.uint32(bits) << np.uint32(16))
+
+
+@loop
+@no_type_check
+def half(value):
+    """The bits of the bfloat16 nearest to a float32, ties to even."""
+    u = np.uint32(bits_of(value))
+    return np.uint16((u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@loop
+@no_type_check
 def key32(value):
     """An integer in the order of float32. Minus zero comes just before zero, NaN beyond one of the infinities."""
     bits = bits_of(np.float32(value))
@@ -80,7 +95,7 @@ def value32(key):
 def value16(key):
     """The bfloat16 whose bits became an ordered int16 the way `key32` does it, as float32."""
     bits = np.int32(key) ^ ((np.int32(key) >> 15) & 0x7FFF)
-    return float_of(np.uint32(bits & 0xFFFF) << np.uint32(16))
+    return wide(bits & 0xFFFF)
 
 
 @summing
@@ -120,21 +135,19 @@ def kth_largest(keys, k, low, high):
 
 @summing
 @no_type_check
-def round_rows(weights, bits, rounded, columns, first, last, norms, errors):
+def round_rows(weights, rounded, columns, first, last, norms, errors):
     """bfloat16 copies of rows: `rounded[f]`, with ||row|| and ||row - copy||.
 
-    `bits` are those of `weights`. `columns [n, 2]` go into the two columns after the row, as they are.
+    `columns [n, 2]` go into the two columns after the row, as they are.
     """
     width = weights.shape[1]
     for f in range(first, last):
         square, error = np.float32(0), np.float32(0)
         for i in range(width):
-            u = bits[f, i]
-            # To nearest, ties to even.
-            top = (u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-            rounded[f, i] = np.uint16(top)
             w = weights[f, i]
-            rest = w - float_of(top << np.uint32(16))
+            top = half(w)
+            rounded[f, i] = top
+            rest = w - wide(top)
             square += w * w
             error += rest * rest
         for i in range(columns.shape[1]):

@@ -1,4 +1,4 @@
-"""TopK of features that look back along the context and are weighed by their place: see `kernels/context.py`.
+"""TopK of features that look back along the context and are weighed by their place: see `kernels/exact_choice.py`.
 
 A token's approximate pre-activations are made from rows of an approximate product, tile by tile in cache, together
 with a bound on their error. Never written anywhere are those of a batch.
@@ -8,7 +8,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import dot, float_of, full_width, key32, kth_largest, loop, summing, value32
+from chronosae.kernels.loops.bits import dot, float_of, full_width, key32, kth_largest, loop, summing, value32, wide
 from chronosae.kernels.loops.select import ROUNDED, exact_dots, keep_largest, likely_first, still_possible
 
 # Relative error of the few float32 operations on each term.
@@ -21,7 +21,7 @@ LARGEST = np.float32(1e37)
 def _float(bits, i):
     """The number whose bits stand there: int16 of a bfloat16, int32 of a float32."""
     if bits.itemsize == 2:
-        return float_of(np.uint32(np.uint16(bits[i])) << np.uint32(16))
+        return wide(np.uint16(bits[i]))
     return float_of(np.uint32(bits[i]))
 
 
@@ -61,37 +61,37 @@ def _raise(y, start, n, maxima):
 
 @loop
 @no_type_check
-def _raise_weighed(y, start, n, gates, gate, maxima):
+def _raise_weighed(y, start, n, scales, scale, maxima):
     for i in range(n):
-        v = (y[start + i] if y[start + i] > 0 else np.float32(0)) * gates[gate + i]
+        v = (y[start + i] if y[start + i] > 0 else np.float32(0)) * scales[scale + i]
         y[start + i] = v
         maxima[i] = v if v > maxima[i] else maxima[i]
 
 
 @loop
 @no_type_check
-def _own_part_weighed(bits, row, bias, start, n, gates, gate, y, maxima):
+def _own_part_weighed(bits, row, bias, start, n, scales, scale, y, maxima):
     for i in range(n):
         v = _float(bits, row + i) + bias[start + i]
-        v = (v if v > 0 else np.float32(0)) * gates[gate + i]
+        v = (v if v > 0 else np.float32(0)) * scales[scale + i]
         y[start + i] = v
         maxima[i] = v if v > maxima[i] else maxima[i]
 
 
 @loop
 @no_type_check
-def _approximate(bits, rows, bias, taps, gates, gate_row, groups, y, maxima):
+def _approximate(bits, rows, bias, taps, scales, scale_row, groups, y, maxima):
     """What is compared, from rows of an approximate product (the token's own last, -1: none); largest by group."""
     full_width()
     lags, F, width = taps.shape[0], np.uint64(y.shape[0]), np.uint64(groups)
-    flat, flat_taps, flat_gates = bits.reshape(-1), taps.reshape(-1), gates.reshape(-1)
+    flat, flat_taps, flat_scales = bits.reshape(-1), taps.reshape(-1), scales.reshape(-1)
     fused = lags == 4 and rows.min() >= 0
-    gated, start = gates.shape[0] > 0, np.uint64(0)
+    scaled, start = scales.shape[0] > 0, np.uint64(0)
     maxima[:] = -np.inf
     while start < F:
-        n, own, gate = min(width, F - start), np.uint64(rows[lags]) * F + start, np.uint64(gate_row) * F + start
-        if lags == 0 and gated:
-            _own_part_weighed(flat, own, bias, start, n, flat_gates, gate, y, maxima)
+        n, own, scale = min(width, F - start), np.uint64(rows[lags]) * F + start, np.uint64(scale_row) * F + start
+        if lags == 0 and scaled:
+            _own_part_weighed(flat, own, bias, start, n, flat_scales, scale, y, maxima)
             start += width
             continue
         if fused:
@@ -105,8 +105,8 @@ def _approximate(bits, rows, bias, taps, gates, gate_row, groups, y, maxima):
                     _earlier_part(
                         flat, np.uint64(rows[m]) * F + start, flat_taps, np.uint64(m) * F + start, y, start, n
                     )
-        if gated:
-            _raise_weighed(y, start, n, flat_gates, gate, maxima)
+        if scaled:
+            _raise_weighed(y, start, n, flat_scales, scale, maxima)
         else:
             _raise(y, start, n, maxima)
         start += width
@@ -176,7 +176,7 @@ def _those_above(y, maxima, error, share, least, found, upper):
 
 @loop
 @no_type_check
-def _bounds(found, n, token, weights, bias, taps, gates, gate_row, share, lower, upper):
+def _bounds(found, n, token, weights, bias, taps, scales, scale_row, share, lower, upper):
     """Of each candidate from below and above; `upper` holds their approximate values. Those above zero are kept.
 
     token: norms, errors, magnitudes [L + 1] of the rows it looks at, its own last.
@@ -194,7 +194,7 @@ def _bounds(found, n, token, weights, bias, taps, gates, gate_row, share, lower,
             rest += tap * magnitudes[m]
         # The own product is no larger than the entry, the bias and what the earlier ones add.
         e = x_error * W_norms[f] + x_norm * W_errors[f] + share * (abs(bias[f]) + rest + rest)
-        e = (e if gates.shape[0] == 0 else e * gates[gate_row, f]) + share * abs(y)
+        e = (e if scales.shape[0] == 0 else e * scales[scale_row, f]) + share * abs(y)
         if y + e > 0:
             found[kept], lower[kept], upper[kept] = f, y - e, y + e
             kept += 1
@@ -260,15 +260,15 @@ def exact_entries(x, W, t, found, first, last, bias, taps, sources, pre, product
 
 @loop
 @no_type_check
-def _exact(x, W, t, found, first, last, bias, taps, sources, gates, gate_row, pre, weighed, products):
+def _exact(x, W, t, found, first, last, bias, taps, sources, scales, scale_row, pre, weighed, products):
     """Candidates `first:last`: pre-activations, what is compared, and what the earlier tokens' own would be."""
     full_width()
     exact_entries(x, W, t, found, first, last, bias, taps, sources, pre, products)
     for q in range(first, last):
         weighed[q] = pre[q]
-        if gates.shape[0] > 0:
+        if scales.shape[0] > 0:
             # NaN isn't below zero, and stays visible.
-            weighed[q] = (np.float32(0) if pre[q] < 0 else pre[q]) * gates[gate_row, found[q]]
+            weighed[q] = (np.float32(0) if pre[q] < 0 else pre[q]) * scales[scale_row, found[q]]
 
 
 @loop
@@ -290,7 +290,7 @@ def _write(t, n, k, found, pre, products, weighed, keys, kept, out):
 
 @loop
 @no_type_check
-def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, k, groups, first, last, out):
+def choose_in_context(approx, place, tokens, inputs, weights, bias, back, scale, k, groups, first, last, out):
     """TopK of `tokens[first:last]`, whose and whose earlier tokens' rows of `approx` are `place[token]`.
 
     Groups are interleaved, as in `select`. Each group's largest approximate entry less the largest error in the group
@@ -298,9 +298,11 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
 
     approx: bits of approximate `x W^T` (int16: bfloat16; int32: float32), and room for each row's largest magnitude,
         negative where it isn't known yet.
-    inputs: x [N, D], norms, errors; weights: W [F, D], norms, errors: as in `select.choose`; the largest of the two.
+    inputs: x [N, D], norms, errors; weights: W [F, D], norms, errors, and the largest of the two. An error is what the
+        approximation may have lost of a row: |x . w - approx| <= x_error w_norm + x_norm w_error, and for bfloat16 the
+        rounding of the result.
     bias: [F], and its largest magnitude. back: taps [L, F], sources [L, N], largest magnitude by group [L, G].
-    gate: weights [P, F] (P = 0: no gates), rows [N], largest by group [P, G].
+    scale: weights by place [P, F] (P = 0: none), rows [N], largest by group [P, G].
     out: indices, values (pre-activations, not weighed), those of earlier tokens [N, k, L], `undecided`.
     """
     full_width()
@@ -309,8 +311,8 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
     W, W_norms, W_errors, worst = weights
     b, b_worst = bias
     taps, sources, tap_worst = back
-    gates, gate_rows, gate_worst = gate
-    undecided, gated, F, lags = out[3], gates.shape[0] > 0, W.shape[0], taps.shape[0]
+    scales, scale_rows, scale_worst = scale
+    undecided, scaled, F, lags = out[3], scales.shape[0] > 0, W.shape[0], taps.shape[0]
     share = (ROUNDED if bits.itemsize == 2 else FEW) + FEW
     room = 4 * k + 128
     y, maxima, error = np.empty(F, np.float32), np.empty(groups, np.float32), np.empty(groups, np.float32)
@@ -338,43 +340,43 @@ def choose_in_context(approx, place, tokens, inputs, weights, bias, back, gate, 
         undecided[t] = not sound
         if not sound:
             continue
-        gate_row = gate_rows[t] if gated else np.int64(0)
-        _approximate(bits, rows, b, taps, gates, gate_row, groups, y, maxima)
+        scale_row = scale_rows[t] if scaled else np.int64(0)
+        _approximate(bits, rows, b, taps, scales, scale_row, groups, y, maxima)
         error[:] = slack[lags] + share * b_worst
         for m in range(lags):
             for j in range(groups):
                 error[j] += tap_worst[m, j] * slack[m]
-        if gated:
+        if scaled:
             for j in range(groups):
-                error[j] *= gate_worst[gate_row, j]
+                error[j] *= scale_worst[scale_row, j]
         least = _kth_at_least(maxima, error, share, group_keys, k)
         n = _those_above(y, maxima, error, share, least, found, upper)
         undecided[t] = n < 0
         if n < 0:
             continue
         token = norms, errors, magnitudes
-        n = _bounds(found, n, token, (W_norms, W_errors), b, taps, gates, gate_row, share, lower, upper)
+        n = _bounds(found, n, token, (W_norms, W_errors), b, taps, scales, scale_row, share, lower, upper)
         sure, n = likely_first(found, lower, upper, keys, n, k)
-        _exact(x, W, t, found, 0, sure, b, taps, sources, gates, gate_row, pre, weighed, products)
+        _exact(x, W, t, found, 0, sure, b, taps, sources, scales, scale_row, pre, weighed, products)
         if sure < n:
             n = still_possible(found, upper, sure, n, weighed[:sure].min())
-            _exact(x, W, t, found, sure, n, b, taps, sources, gates, gate_row, pre, weighed, products)
+            _exact(x, W, t, found, sure, n, b, taps, sources, scales, scale_row, pre, weighed, products)
         _write(t, n, k, found, pre, products, weighed, keys, kept, out)
 
 
 @loop
 @no_type_check
-def scan_in_context(tokens, x, W, bias, back, gate, k, first, last, out):
+def scan_in_context(tokens, x, W, bias, back, scale, k, first, last, out):
     """The same by computing every exact pre-activation."""
     full_width()
     taps, sources, _ = back
-    gates, gate_rows, _ = gate
+    scales, scale_rows, _ = scale
     F = W.shape[0]
     every, keys, kept = np.arange(F), np.empty(F, np.int32), np.empty(k, np.int64)
     pre, weighed, products = np.empty(F, np.float32), np.empty(F, np.float32), np.empty((F, taps.shape[0]), np.float32)
     for r in range(first, last):
         t = tokens[r]
-        gate_row = gate_rows[t] if gates.shape[0] > 0 else np.int64(0)
-        _exact(x, W, t, every, 0, F, bias, taps, sources, gates, gate_row, pre, weighed, products)
+        scale_row = scale_rows[t] if scales.shape[0] > 0 else np.int64(0)
+        _exact(x, W, t, every, 0, F, bias, taps, sources, scales, scale_row, pre, weighed, products)
         _write(t, F, k, every, pre, products, weighed, keys, kept, out)
         out[3][t] = False

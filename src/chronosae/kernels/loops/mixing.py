@@ -1,26 +1,11 @@
-"""Depthwise taps over earlier and later tokens, and rows between float32 and bfloat16."""
+"""Depthwise taps over earlier and later tokens, and what goes with products in bfloat16: unit rows, turned matrices."""
 
 from typing import no_type_check
 
 import numpy as np
 
-from chronosae.kernels.loops.bits import bits_of, dot, float_of, loop, summing
+from chronosae.kernels.loops.bits import dot, half, loop, summing, wide
 from chronosae.kernels.loops.sparse import decode_gradients
-
-
-@loop
-@no_type_check
-def wide(bits):
-    """The float32 of a bfloat16's bits."""
-    return float_of(np.uint32(bits) << np.uint32(16))
-
-
-@loop
-@no_type_check
-def half(value):
-    """The bits of the bfloat16 nearest to a float32, ties to even."""
-    u = np.uint32(bits_of(value))
-    return np.uint16((u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
 @summing
@@ -241,3 +226,31 @@ def decode_gradients_pulled(start, place, slots, values, grad, W, norms, pull, s
         b = min(a + 64, last)
         tangent_rows(W, norms, pull, scale, a, b, grad_W)
         decode_gradients(start, place, slots, values, grad, W, a, b, False, grad_W, grad_values)
+
+
+@loop
+@no_type_check
+def turned(x, first, last, out):
+    """`out = x^T` from rows `first` to `last`, a few at a time: they stay in cache while columns are written."""
+    rows, width = np.uint64(x.shape[0]), np.uint64(x.shape[1])
+    flat, found = x.reshape(-1), out.reshape(-1)
+    for start in range(first, last, 32):
+        count, place = np.uint64(min(start + 32, last) - start), np.uint64(start) * width
+        for c in range(width):
+            o = c * rows + np.uint64(start)
+            for t in range(count):
+                found[o + t] = flat[place + t * width + c]
+
+
+@loop
+@no_type_check
+def turned_wide(x, first, last, out):
+    """`out = x^T` from columns `first` to `last`, from the bits of bfloat16 to float32."""
+    rows, width = np.uint64(x.shape[0]), np.uint64(x.shape[1])
+    flat, found = x.reshape(-1), out.reshape(-1)
+    for start in range(0, x.shape[0], 32):
+        count, place = np.uint64(min(start + 32, x.shape[0]) - start), np.uint64(start) * width
+        for c in range(first, last):
+            o, a = np.uint64(c) * rows + np.uint64(start), place + np.uint64(c)
+            for t in range(count):
+                found[o + t] = wide(flat[a + t * width])

@@ -3,6 +3,8 @@
 Floats are compared as integers of the same order, so that one pass of vector instructions finds the maxima of G
 interleaved groups. The k-th largest of these is reached by at least k entries: a lower bound on the row's k-th largest.
 Few entries lie above it, and only in groups whose maximum does.
+
+A threshold that is one for all rows is found and applied the same way.
 """
 
 from typing import no_type_check
@@ -148,66 +150,6 @@ def still_possible(found, upper, first, n, least):
 
 @summing
 @no_type_check
-def choose(approx, rows, x, x_norms, x_errors, W, W_norms, W_errors, worst, bias, k, groups, first, last, out):
-    """TopK of the exact `x W^T + bias` of tokens `rows[first:last]`, with the help of approximate ones.
-
-    approx: bits of approximate pre-activations (int16: bfloat16; int32: float32), a row for each of `rows`.
-    x, W, bias: float32. x_norms, W_norms: of the rows. x_errors, W_errors: what the approximation may have lost of
-        them, so that |approx - exact| <= x_error W_norm + x_norm W_error, and for bfloat16 the rounding of the result.
-    worst: the largest of W_norms and of W_errors.
-    out: indices, values and `undecided`: True where there are too many candidates, or none can be trusted.
-    """
-    full_width()
-    indices, values, undecided = out
-    rounding = ROUNDED if approx.itemsize == 2 else np.float32(0)
-    room = 4 * k + 128
-    maxima, found = np.empty(groups, approx.dtype), np.empty(room, np.int32)
-    exact, keys, kept = np.empty(room, np.float32), np.empty(room, np.int32), np.empty(k, np.int64)
-    lower, upper = np.empty(room, np.float32), np.empty(room, np.float32)
-    half = np.int64(1) << (8 * approx.itemsize - 1)
-    for r in range(first, last):
-        t = rows[r]
-        slack = x_errors[t] * worst[0] + x_norms[t] * worst[1]
-        # Not `>`: a NaN must not pass.
-        undecided[t] = not slack < np.float32(1e37)
-        if undecided[t]:
-            continue
-        row = approx[r]
-        group_maxima(row, maxima)
-        reached = kth_largest(maxima, k, np.int64(0), half - 1)
-        top = value16(reached) if approx.itemsize == 2 else value32(reached)
-        # The exact k-th largest is at least this; what isn't positive is never chosen.
-        least = max(top - rounding * abs(top) - slack, np.float32(0))
-        cut = least - slack
-        n = above(row, maxima, cut - rounding * abs(cut), found)
-        undecided[t] = n < 0
-        if n < 0:
-            continue
-        _bounds(row, x_errors[t], x_norms[t], W_norms, W_errors, rounding, found, lower, upper, n)
-        sure, n = likely_first(found, lower, upper, keys, n, k)
-        exact_dots(x, t, W, bias, found, 0, sure, exact)
-        if sure < n:
-            n = still_possible(found, upper, sure, n, exact[:sure].min())
-            exact_dots(x, t, W, bias, found, sure, n, exact)
-        write_largest(found, exact, keys, n, k, kept, indices[t], values[t])
-
-
-@loop
-@no_type_check
-def _bounds(row, x_error, x_norm, W_norms, W_errors, rounding, found, lower, upper, n):
-    """Of every candidate, by the slack of its feature instead of the worst one's."""
-    sign = row.dtype.type(8 * row.itemsize - 1)
-    rest = row.dtype.type(2 ** (8 * row.itemsize - 1) - 1)
-    for q in range(n):
-        v = row[found[q]]
-        ordered = row.dtype.type(v ^ ((v >> sign) & rest))
-        value = value16(ordered) if row.itemsize == 2 else value32(ordered)
-        slack = x_error * W_norms[found[q]] + x_norm * W_errors[found[q]] + rounding * abs(value)
-        lower[q], upper[q] = value - slack, value + slack
-
-
-@summing
-@no_type_check
 def exact_dots(x, t, W, bias, found, first, last, exact):
     """Pre-activations of one token: inner products four at a time, each summed in the order of `dot`."""
     full_width()
@@ -233,21 +175,6 @@ def exact_dots(x, t, W, bias, found, first, last, exact):
         exact[q] += bias[found[q]]
 
 
-@summing
-@no_type_check
-def scan(rows, x, W, bias, k, first, last, out):
-    """The same by computing every exact pre-activation: for the tokens that `choose` leaves undecided."""
-    full_width()
-    indices, values, undecided = out
-    n = W.shape[0]
-    every, exact, keys, kept = np.arange(n), np.empty(n, np.float32), np.empty(n, np.int32), np.empty(k, np.int64)
-    for r in range(first, last):
-        t = rows[r]
-        exact_dots(x, t, W, bias, every, 0, n, exact)
-        write_largest(every, exact, keys, n, k, kept, indices[t], values[t])
-        undecided[t] = False
-
-
 @loop
 @no_type_check
 def largest(row_bits, row_values, k, groups, first, last, indices, values):
@@ -271,3 +198,79 @@ def largest(row_bits, row_values, k, groups, first, last, indices, values):
         for q in range(count):
             exact[q] = row_values[t, found[q]]
         write_largest(found, exact, keys, count, k, kept, indices[t], values[t])
+
+
+@loop
+@no_type_check
+def rectify_largest(rows, k, first, last, out):
+    """`out[t]`: the k largest positive entries of the row in their places; of equal ones the first, NaN as largest."""
+    width = rows.shape[1]
+    keys = np.empty(width, np.int32)
+    for t in range(first, last):
+        row, kept = rows[t], out[t]
+        for i in range(width):
+            keys[i] = np.int32(2147483647) if np.isnan(row[i]) else key32(row[i])
+        threshold = np.int32(1)
+        if width > k:
+            threshold = max(kth_largest(keys, k, np.int64(0), np.int64(2147483647)), np.int32(1))
+        spare = k
+        for i in range(width):
+            spare -= np.int32(keys[i] > threshold)
+        for i in range(width):
+            kept[i] = row[i] if keys[i] > threshold else rows.dtype.type(0)
+        for i in range(width):
+            if spare <= 0:
+                break
+            if keys[i] == threshold:
+                kept[i] = row[i]
+                spare -= 1
+
+
+@loop
+@no_type_check
+def lower_bounds(approx, rows, x_norms, x_errors, worst, first, last, maxima, bounds):
+    """Maxima of groups of approximate entries of each row, and what the exact entry behind each is at least."""
+    for r in range(first, last):
+        slack = x_errors[rows[r]] * worst[0] + x_norms[rows[r]] * worst[1]
+        group_maxima(approx[r], maxima[r])
+        for j in range(maxima.shape[1]):
+            v = value16(maxima[r, j])
+            bounds[r, j] = v - ROUNDED * abs(v) - slack
+
+
+@summing
+@no_type_check
+def collect(approx, rows, x, x_norms, x_errors, W, worst, bias, least, maxima, first, last, found, exact, counts):
+    """Exact entries of all that may be `least` or more, indices ascending; a count of -1 where there is no room."""
+    full_width()
+    for r in range(first, last):
+        t = rows[r]
+        cut = least - (x_errors[t] * worst[0] + x_norms[t] * worst[1])
+        n = above(approx[r], maxima[r], cut - ROUNDED * abs(cut), found[r])
+        counts[r] = n
+        if n > 0:
+            sort_small(found[r], n)
+            for q in range(n):
+                exact[r, q] = dot(x[t], W[found[r, q]]) + bias[found[r, q]]
+
+
+@loop
+@no_type_check
+def kept_counts(exact, counts, threshold, kept):
+    """How many positive entries of each row reach the threshold."""
+    for r in range(counts.shape[0]):
+        kept[r] = 0
+        for q in range(counts[r]):
+            kept[r] += np.int64(exact[r, q] >= threshold and exact[r, q] > 0)
+
+
+@loop
+@no_type_check
+def write_kept(rows, found, exact, counts, kept, threshold, indices, values):
+    """These entries in slots, after the unused ones."""
+    for r in range(counts.shape[0]):
+        t, slot = rows[r], indices.shape[1] - kept[r]
+        for q in range(counts[r]):
+            if exact[r, q] >= threshold and exact[r, q] > 0:
+                indices[t, slot], values[t, slot] = found[r, q], exact[r, q]
+                slot += 1

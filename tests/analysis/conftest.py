@@ -1,0 +1,6 @@
+"""The studies on planted data live among the benchmarks, and are imported as scripts import one another."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
